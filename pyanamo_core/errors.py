@@ -1,0 +1,143 @@
+"""Every error of PyAnamo. A class's docstring is its message: what happened, where, and what to do next.
+
+Exit codes of the command (docs/exit-codes.md): 1 unexpected, 2 usage, 3 bad input, 4 not found, 5 refused by the
+ledger or by a rule, 6 the surroundings (credentials, region, endpoint, extra, disk), 7 the run ended with failed items.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar
+
+
+class PyAnamoError(Exception):
+    """PyAnamo cannot go on."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str | None = None, **facts: Any) -> None:
+        self.facts = facts
+        template = message if message is not None else inspect.cleandoc(type(self).__doc__ or "")
+        super().__init__(template.format(**facts) if facts else template)
+
+
+# ---------------------------------------------------------------------------------------------------- families
+
+
+class BadInput(PyAnamoError):
+    """The input is wrong."""
+
+    exit_code = 3
+
+
+class NotFound(PyAnamoError):
+    """It does not exist."""
+
+    exit_code = 4
+
+
+class Refused(PyAnamoError):
+    """That is not allowed now."""
+
+    exit_code = 5
+
+
+class Surroundings(PyAnamoError):
+    """Something around PyAnamo is missing or broken."""
+
+    exit_code = 6
+
+
+class ExtraMissing(Surroundings):
+    """{what} needs the extra `{extra}`. Install it with: pip install 'pyanamo[{extra}]'"""
+
+
+# ---------------------------------------------------------------------------------------------------- ledger
+
+
+class OutcomeUnknown(PyAnamoError):
+    """No try of {move} on {what} was answered. It may or may not have happened: read the row before you believe anything."""
+
+
+class MoveRefused(Refused):
+    """{move} of item {item_id} was refused: {reason}."""
+
+
+class LeaseLost(Refused):
+    """Item {item_id} is no longer held with fence {fence}: {reason}."""
+
+
+class TableMissing(NotFound):
+    """Table {table} does not exist{where}. Create it with: pyanamo workflow create FILE"""
+
+
+class WorkflowMissing(NotFound):
+    """Table {table} holds no workflow. Create it with: pyanamo workflow create FILE"""
+
+
+class ForeignTable(Refused):
+    """Table {table} is no ledger of PyAnamo: {reason}. Choose another name, or point --table at the right one."""
+
+
+class SchemaNewer(Refused):
+    """Table {table} has schema {found}, this PyAnamo knows up to {known}. Upgrade PyAnamo on this machine."""
+
+
+class ItemMissing(NotFound):
+    """Table {table} holds no item {item_id}. See them with: pyanamo items list"""
+
+
+class NestMissing(NotFound):
+    """Item {item_id} has no nest {nest}. See them with: pyanamo items show {item_id}"""
+
+
+class RunMissing(NotFound):
+    """Table {table} holds no run {run_id}. See them with: pyanamo runs list"""
+
+
+class RunConflict(Refused):
+    """Run {run_id} was refused: {reason}."""
+
+
+# ---------------------------------------------------------------------------------------------------- input
+
+
+class SheetInvalid(BadInput):
+    """The sheet {path} has {count} fault(s); nothing was imported:
+    {faults}"""
+
+
+class WorkflowInvalid(BadInput):
+    """The workflow file {path} has {count} fault(s):
+    {faults}"""
+
+
+class LocusInvalid(BadInput):
+    """Locus {locus}: {reason}."""
+
+
+# ---------------------------------------------------------------------------------------------------- surroundings
+
+
+class NoCredentials(Surroundings):
+    """AWS credentials are missing or no longer valid ({reason}). Set AWS_PROFILE, or renew the login, and try again."""
+
+
+class NoRegion(Surroundings):
+    """No AWS region is set. Give --region, or set AWS_REGION."""
+
+
+class EndpointDown(Surroundings):
+    """{endpoint} cannot be reached ({reason}). Check --endpoint-url and the network; the local cloud is started with: pyanamo local up"""
+
+
+class AccessDenied(Surroundings):
+    """AWS refused {operation}: {reason}. Ask for that permission; docs/iam.md lists what PyAnamo needs."""
+
+
+class AwsFailed(Surroundings):
+    """AWS {service} refused {operation} with {code}: {reason} (request {request_id})."""
+
+    @property
+    def code(self) -> str:
+        return str(self.facts.get("code", ""))
