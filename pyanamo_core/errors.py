@@ -135,6 +135,14 @@ class AccessDenied(Surroundings):
     """AWS refused {operation}: {reason}. Ask for that permission; docs/iam.md lists what PyAnamo needs."""
 
 
+class WrongRegion(Surroundings):
+    """AWS {service} refused {operation}: it lies in another region ({right}): {reason}. Give that region."""
+
+
+class AwsMissing(NotFound):
+    """AWS {service} does not have what {operation} asked for: {reason}. Check the name, --region and --endpoint-url."""
+
+
 class AwsFailed(Surroundings):
     """AWS {service} refused {operation} with {code}: {reason} (request {request_id})."""
 
