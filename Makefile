@@ -1,0 +1,70 @@
+# PyAnamo's tasks. Needs Linux x86-64, Python >= 3.11 with venv, make and bash; nothing else.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The set-up is done again when the lock file or the packaging changes, and never otherwise: no network after the first time.
+READY := $(VENV)/.ready-$(shell cat requirements.lock pyproject.toml | sha256sum | cut -c1-16)
+
+.PHONY: help setup jars demo test check system chaos bench lock clean format
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## make the virtual environment from requirements.lock
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"PyAnamo needs Python 3.11 or newer, {sys.executable} is {sys.version.split()[0]}: try make PYTHON=python3.11 $(MAKECMDGOALS)")'
+	@[ "$$(uname -sm)" = "Linux x86_64" ] || { echo "PyAnamo needs Linux on x86-64, this is $$(uname -sm)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing: install it (Debian: python3-venv)" >&2; exit 1; }
+	@echo "Set-up: packages of requirements.lock into $(VENV)"
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@awk '/^uv==/ {on=1} on {print} on && !/\\$$/ {exit}' requirements.lock > $(VENV)/uv.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(VENV)/uv.txt
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements.lock
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@rm -f $(VENV)/.ready-*
+	@touch $@
+
+jars: $(READY) ## fetch and verify GATK's jars, and make the JVM's start-up cache
+	@$(BIN)/python -m pyanamo_core.genomics.gatk
+
+demo: jars ## the main job for real: a simulated trio through Prefect, pilots and GATK to a joint VCF
+	@$(BIN)/pyanamo demo $(DEMO)
+
+test: jars ## unit and integration tests
+	@$(BIN)/python -m pyanamo_core.local.dynamodb
+	@$(BIN)/pytest tests/unit tests/integration -m "not system and not chaos" $(PYTEST)
+
+check: $(READY) ## style, types, arrows between packages, lock file
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/basedpyright
+	@PYTHONPATH=flows $(BIN)/lint-imports --no-cache
+	@$(BIN)/python .ci/lock.py check
+
+system: jars ## whole stacks: the demo, Prefect's server and worker, real data
+	@$(BIN)/python -m pyanamo_core.local.dynamodb
+	@$(BIN)/pytest tests -m system $(PYTEST)
+
+chaos: jars ## faults injected for minutes
+	@$(BIN)/python -m pyanamo_core.local.dynamodb
+	@$(BIN)/pytest tests -m chaos $(PYTEST)
+
+bench: jars ## every benchmark: ratios, side by side in one run
+	@$(BIN)/python -m pyanamo_core.local.dynamodb
+	@for each in benchmarks/*.py; do echo "== $$each"; $(BIN)/python $$each; done
+
+lock: $(READY) ## renew requirements.lock from pyproject.toml
+	@$(BIN)/python .ci/lock.py renew
+
+format: $(READY) ## put the code into shape
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean: ## remove what set-up, tests and demo made here
+	@rm -rf $(VENV) pyanamo-demo dist build .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
