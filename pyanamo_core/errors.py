@@ -149,3 +149,19 @@ class AwsFailed(Surroundings):
     @property
     def code(self) -> str:
         return str(self.facts.get("code", ""))
+
+
+class DownloadFailed(Surroundings):
+    """{name} could not be fetched: {reason}. Check the network, then run the same command again: it goes on from what is already in {folder}."""
+
+
+class WrongHash(Surroundings):
+    """{name} came with {bytes} bytes and SHA-256 {got}, but docker/gatk/jars.lock expects {expected}. It was not kept. Run the same command again; if it stays so, something between here and the Maven repository changes files."""
+
+
+class GatkMissing(Surroundings):
+    """GATK is not in {folder} yet. Fetch it with: python -m pyanamo_core.genomics.gatk"""
+
+
+class GatkPairRefused(Surroundings):
+    """{gatk} cannot run on {java}: {reason}. Set GATK_JAR and JAVA to a pair that fits, or unset both to use PyAnamo's own."""
