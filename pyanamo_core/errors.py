@@ -99,6 +99,29 @@ class RunConflict(Refused):
     """Run {run_id} was refused: {reason}."""
 
 
+# ---------------------------------------------------------------------------------------------------- pilot
+
+
+class SetUpError(Surroundings):
+    """The set-up is wrong: {reason}. Every host would fail alike; put it right, then run again."""
+
+
+class HostFault(Surroundings):
+    """This host cannot do it: {reason}. Another host may; nothing is lost."""
+
+
+class ClockOff(Surroundings):
+    """The clock of this machine is {offset_seconds:.0f} s off AWS's (at most {limit_seconds:.0f} s are borne). Its leases would mean nothing: set the clock."""
+
+
+class PilotTooOld(Refused):
+    """Run {run_id} needs pilots of version {needed} or newer, this one is {found}. Renew the image."""
+
+
+class ScriptRefused(BadInput):
+    """TaskScript {script!r} cannot be started: {reason}."""
+
+
 # ---------------------------------------------------------------------------------------------------- input
 
 
@@ -112,8 +135,40 @@ class WorkflowInvalid(BadInput):
     {faults}"""
 
 
+class FolderMissing(NotFound):
+    """The folder {folder} does not exist. Make it, or name another file."""
+
+
 class LocusInvalid(BadInput):
     """Locus {locus}: {reason}."""
+
+
+class DictInvalid(BadInput):
+    """The sequence dictionary {path} is of no use: {reason}."""
+
+
+class TargetsInvalid(BadInput):
+    """The interval list {path} (BED, 0-based, half-open) is of no use: {faults}."""
+
+
+class GenomeUnknown(BadInput):
+    """PyAnamo ships no tables of the genome {name}; it has {known}. Give the reference's FASTA, or its .dict with --gaps BED."""
+
+
+class GvcfInvalid(BadInput):
+    """{path} is no complete gVCF: {reason}."""
+
+
+class ReadsInvalid(BadInput):
+    """{reads}: {reason}."""
+
+
+class SampleMissing(NotFound):
+    """Sample {sample} is not in {place}{hint}."""
+
+
+class CohortRefused(Refused):
+    """Not gathered: {reason}."""
 
 
 # ---------------------------------------------------------------------------------------------------- surroundings
@@ -149,6 +204,10 @@ class AwsFailed(Surroundings):
     @property
     def code(self) -> str:
         return str(self.facts.get("code", ""))
+
+
+class OverflowBroken(Surroundings):
+    """The object {uri}, which holds the results of item {item_id}, nest {nest}, cannot be read: {reason}."""
 
 
 class DownloadFailed(Surroundings):
