@@ -12,14 +12,24 @@ from typing import Any
 
 import typer
 
-from pyanamo.commands import items, settings, status
+from pyanamo.commands import items, loci, results, settings, status
 from pyanamo.context import INTERRUPTED, takes_globals
 
 GROUPS: dict[str, str] = {
+    "loci": "Cut a genome into loci.",
+    "results": "What the nests made: as a table, as files, as exports.",
     "items": "Look at items and move them.",
 }
 
 COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
+    "Genomics": {
+        "loci plan": loci.plan,
+    },
+    "Results": {
+        "results list": results.list_results,
+        "results get": results.get,
+        "results export": results.export,
+    },
     "Look": {
         "status": status.status,
         "items list": items.list_items,

@@ -1,0 +1,246 @@
+"""`pyanamo results …`: what the nests made, as a table, as files, and as exports for other programs."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pyanamo.context import Context, command
+from pyanamo.render import Told, span, table
+from pyanamo_core.errors import BadInput, NotFound, Surroundings
+from pyanamo_core.model import Item, NestStatus, State, encoded
+
+if TYPE_CHECKING:
+    from pyanamo_core.model import Output
+    from pyanamo_core.report import Result
+
+FIGURES = ("variants", "snv", "indel", "titv", "tstv", "mean_depth", "callable_fraction")
+SUFFIXES = {".tsv": "tsv", ".txt": "tsv", ".csv": "csv", ".json": "json", ".html": "html", ".htm": "html"}
+CHUNK_BYTES = 2**20
+
+
+class FormatUnknown(BadInput):
+    """The name {name} does not say which format is meant. End it in .tsv, .csv, .json or .html, or give --format."""
+
+
+class NothingRecorded(NotFound):
+    """Item {item_id}{nest} has no outputs recorded. See what it has with: pyanamo items show {item_id}"""
+
+
+class OutputDiffers(Surroundings):
+    """{uri} is not what was recorded: {what}. Nothing was kept of it. Do the nest again with: pyanamo items redo {item_id} --nest {nest}"""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """An output on this machine."""
+
+    item_id: str
+    nest: int
+    uri: str
+    path: Path
+    bytes: int
+
+
+@command(example=("pyanamo results list", "pyanamo results list DEMO0001 --status failed --json"))
+def list_results(
+    context: Context,
+    items: Annotated[list[str] | None, typer.Argument(metavar="[ITEM]...", help="Only these items.")] = None,
+    state: Annotated[State | None, typer.Option("--state", help="Only items in this state.")] = None,
+    status: Annotated[NestStatus | None, typer.Option("--status", help="Only nests with this status.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Nests to show at most.")] = 1000,
+) -> Told:
+    """List nests with their results: time, figures, outputs."""
+    from itertools import islice
+
+    from pyanamo_core.report.export import record
+
+    rows = (one for one in _results(context, items, state) if status is None or one.status == status)
+    shown = list(islice(rows, limit + 1))
+    more, shown = len(shown) > limit, shown[:limit]
+    return Told(
+        [record(one) for one in shown],
+        view=lambda _: _view(shown, more, limit),
+        quiet=[one.uri for row in shown for one in row.outputs],
+        next="pyanamo results export results.tsv",
+    )
+
+
+@command(
+    example=(
+        "pyanamo results get DEMO0001 --out results/",
+        "pyanamo results get DEMO0001 demo1:1-40000 --suffix .g.vcf.gz",
+    )
+)
+def get(
+    context: Context,
+    item: Annotated[str, typer.Argument(metavar="ITEM")],
+    nests: Annotated[
+        list[str] | None, typer.Argument(metavar="[NEST]...", help="By value or number; default: all.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder; made if missing.")] = Path("results"),
+    suffix: Annotated[str, typer.Option("--suffix", help="Only outputs whose name ends so.")] = "",
+) -> Told:
+    """Fetch an item's outputs, checked against what was recorded."""
+    from pyanamo_core.report.results import results, s3_fetch
+
+    row = context.ledger.item(item)
+    definition = context.ledger.definition(row)
+    wanted = {_nest_number(row, definition.arguments, text) for text in nests or ()}
+    fetched: list[Fetched] = []
+    for one in results(context.ledger, [row], fetch=s3_fetch(context.clients)):
+        if one.status != NestStatus.DONE or (wanted and one.nest not in wanted):
+            continue
+        for output in one.outputs:
+            if output.uri.endswith(suffix):
+                target = out / encoded(item) / f"{one.nest:05d}" / output.uri.rsplit("/", 1)[-1]
+                fetched.append(_fetch(context, one, output, target))
+    if not fetched:
+        raise NothingRecorded(item_id=item, nest=f", nest {' '.join(nests)}" if nests else "")
+    return Told(fetched, quiet=[str(one.path) for one in fetched], next="pyanamo gather --out gathered/")
+
+
+@command(
+    example=(
+        "pyanamo results export results.tsv",
+        "pyanamo results export report.html",
+        "pyanamo results export - --format json",
+    )
+)
+def export(
+    context: Context,
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="Ends in .tsv, .csv, .json or .html; - is standard output.")
+    ],
+    form: Annotated[str | None, typer.Option("--format", help="tsv, csv, json or html; default: by the name.")] = None,
+    state: Annotated[State | None, typer.Option("--state", help="Only items in this state.")] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", help="HTML: the run whose timeline is drawn; default: the newest.")
+    ] = None,
+) -> Told:
+    """Write all results to a file: TSV, CSV or JSON, or the HTML report."""
+    chosen = _format(file, form)
+    if chosen == "html":
+        return _export_html(context, file, run)
+    from pyanamo_core.report import export as write
+
+    with _opened(file) as stream:
+        count = write(_results(context, None, state), stream, chosen)
+    if file == "-":
+        return Told()
+    return Told({"file": file, "format": chosen, "nests": count}, quiet=[file], next="pyanamo gather")
+
+
+def _export_html(context: Context, file: str, run: str | None) -> Told:
+    from pyanamo_core.report import collect, render, write_report
+    from pyanamo_core.report.results import s3_fetch
+
+    fetch = s3_fetch(context.clients)
+    if file == "-":
+        sys.stdout.write(render(collect(context.ledger, run_id=run, fetch=fetch)))
+        return Told()
+    data = write_report(context.ledger, Path(file), run_id=run, fetch=fetch)
+    told = {"file": file, "format": "html", "items": data.counts.total, "nests": sum(data.nest_counts.values())}
+    return Told(told, quiet=[file], next=f"xdg-open {file}")
+
+
+def _results(context: Context, names: list[str] | None, state: State | None) -> Iterator[Result]:
+    from pyanamo_core.report.results import results, s3_fetch
+
+    ledger = context.ledger
+    items: Iterator[Item] = (ledger.item(name) for name in names) if names else ledger.items(state)
+    if names and state is not None:
+        items = (one for one in items if one.state is state)
+    return results(ledger, items, fetch=s3_fetch(context.clients))
+
+
+def _format(file: str, form: str | None) -> str:
+    chosen = form or SUFFIXES.get(Path(file).suffix.lower(), "")
+    if chosen not in {"tsv", "csv", "json", "html"}:
+        raise FormatUnknown(name=form or file)
+    return chosen
+
+
+@contextmanager
+def _opened(file: str) -> Iterator[IO[str]]:
+    """Standard output, or a file that appears when it is whole."""
+    if file == "-":
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    target = Path(file)
+    part = target.with_name(f".{target.name}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="") as stream:
+            yield stream
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _nest_number(item: Item, values: tuple[str, ...], text: str) -> int:
+    from pyanamo_core.errors import NestMissing
+
+    if text in values:
+        return values.index(text)
+    if text.isdigit() and int(text) < max(1, len(values)):
+        return int(text)
+    raise NestMissing(item_id=item.item_id, nest=text)
+
+
+def _fetch(context: Context, row: Result, output: Output, target: Path) -> Fetched:
+    """Download one output beside its place, compare it with what was recorded, and only then put it there."""
+    from pyanamo_core.aws import explained
+
+    bucket, _, key = output.uri.removeprefix("s3://").partition("/")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")
+    told: dict[str, Any] = {"uri": output.uri, "item_id": row.item_id, "nest": row.nest}
+    try:
+        digest, size = hashlib.sha256(), 0
+        with explained("s3", f"reading {output.uri}"), part.open("wb") as file:
+            body = context.clients.client("s3").get_object(Bucket=bucket, Key=key)["Body"]
+            for chunk in body.iter_chunks(CHUNK_BYTES):
+                digest.update(chunk)
+                size += file.write(chunk)
+        if size != output.bytes:
+            raise OutputDiffers(what=f"it has {size} bytes, recorded are {output.bytes}", **told)
+        if output.sha256 and digest.hexdigest() != output.sha256:
+            raise OutputDiffers(what="its SHA-256 is another", **told)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+    return Fetched(row.item_id, row.nest, output.uri, target, size)
+
+
+def _view(rows: list[Result], more: bool, limit: int) -> Any:
+    from rich.console import Group
+
+    from pyanamo_core.report.export import flat_figures
+
+    figures = [flat_figures(one.figures, "") for one in rows]
+    names = [name for name in FIGURES if any(name in one for one in figures)]
+    lines = [
+        [
+            one.item_id,
+            one.nest,
+            one.value,
+            one.status or "open",
+            span(one.seconds),
+            *(told.get(name, "") for name in names),
+            one.outputs[0].uri.rsplit("/", 1)[-1] if one.outputs else one.message,
+        ]
+        for one, told in zip(rows, figures, strict=True)
+    ]
+    columns = ["item", "nest", "value", "status", "took", *names, "output"]
+    parts: list[Any] = [table(columns, lines, right=["nest", "took", *names]) if lines else "no nests"]
+    if more:
+        parts.append(f"… more than {limit}; all of them with: pyanamo results export results.tsv")
+    return Group(*parts)
