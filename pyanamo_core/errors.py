@@ -122,6 +122,37 @@ class ScriptRefused(BadInput):
     """TaskScript {script!r} cannot be started: {reason}."""
 
 
+# ---------------------------------------------------------------------------------------------------- fleet
+
+
+class QueueMissing(NotFound):
+    """Batch has no job queue {queue}. Create it (docs/aws.md; on this machine: pyanamo local up), or name another one in the workflow file's `queue`."""
+
+
+class DefinitionMissing(NotFound):
+    """Batch has no active job definition {definition}. Register it (docs/aws.md; on this machine: pyanamo local up), or name another one in the workflow file's `job_definition`."""
+
+
+class BucketMissing(NotFound):
+    """The bucket of {uri} does not exist. Create it, or name another one in the workflow file's `buckets: results:`."""
+
+
+class QueueClosed(Surroundings):
+    """Job queue {queue} takes no jobs: state {state}, status {status}{reason}. Enable it with: aws batch update-job-queue --job-queue {queue} --state ENABLED"""
+
+
+class OverridesTooBig(BadInput):
+    """The overrides of job {name} have {size} bytes, Batch takes at most {limit}. Put big values into the workflow file's `parameters` instead."""
+
+
+class SubmitRefused(Surroundings):
+    """Batch refused job {name} on queue {queue}: {reason}. See why with: pyanamo status"""
+
+
+class SubmitUnknown(PyAnamoError):
+    """Nobody answered whether job {name} was submitted to queue {queue} ({reason}). It is looked for by its name before another try."""
+
+
 # ---------------------------------------------------------------------------------------------------- input
 
 
