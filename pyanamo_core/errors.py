@@ -95,6 +95,10 @@ class RunMissing(NotFound):
     """Table {table} holds no run {run_id}. See them with: pyanamo runs list"""
 
 
+class ClockOff(Surroundings):
+    """This machine's clock is {offset:.0f} s off AWS's, at most {limit:.0f} s are possible. Set it right (chrony, NTP) and try again."""
+
+
 class RunConflict(Refused):
     """Run {run_id} was refused: {reason}."""
 
@@ -168,6 +172,10 @@ class WorkflowInvalid(BadInput):
 
 class FolderMissing(NotFound):
     """The folder {folder} does not exist. Make it, or name another file."""
+
+
+class DefinitionTooBig(BadInput):
+    """{what} {start!r}… has {bytes} bytes, at most {limit} are possible: no process could be started with it."""
 
 
 class LocusInvalid(BadInput):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from pyanamo_core.errors import ExtraMissing
@@ -10,7 +11,7 @@ from pyanamo_core.errors import ExtraMissing
 def require_pysam() -> Any:
     """pysam, told to be quiet: what htslib prints on stderr may hold presigned addresses."""
     try:
-        import pysam
+        pysam: Any = importlib.import_module("pysam")
     except ImportError as error:
         raise ExtraMissing(what="Reading alignments and variants", extra="genomics") from error
     pysam.set_verbosity(0)

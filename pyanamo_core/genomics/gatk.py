@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,11 +166,15 @@ def _users_pair(jar: Path, java: Path | None) -> Gatk:
             manifest = archive.read("META-INF/MANIFEST.MF").decode()
     except (zipfile.BadZipFile, KeyError) as error:
         raise GatkPairRefused(gatk=jar, java=java, reason=f"{jar} is no jar: {error}") from error
-    version = next((x.split(":", 1)[1].strip() for x in manifest.splitlines() if x.startswith("Implementation-Version:")), "")
+    version = next(
+        (x.split(":", 1)[1].strip() for x in manifest.splitlines() if x.startswith("Implementation-Version:")), ""
+    )
     major = java_major(java)
     numbers = [int(n) for n in version.split("-")[0].split(".") if n.isdigit()]
     if numbers[:2] >= [4, 4] and major < FIRST_JAVA_OF_GATK_4_4:
-        raise GatkPairRefused(gatk=f"GATK {version}", java=f"Java {major}", reason="GATK from 4.4 on needs Java 17 or later")
+        raise GatkPairRefused(
+            gatk=f"GATK {version}", java=f"Java {major}", reason="GATK from 4.4 on needs Java 17 or later"
+        )
     if numbers and numbers[:2] < [4, 4] and major not in (8, 11):
         raise GatkPairRefused(gatk=f"GATK {version}", java=f"Java {major}", reason="GATK before 4.4 needs Java 8 or 11")
     return Gatk(java, ("-jar", str(jar.resolve())), version or "unknown", major)
@@ -237,7 +241,7 @@ def _fetch_jar(jar: Jar, incoming: Path, target: Path, repository: str | None) -
     context = MavenContext(repo_cache=incoming, local_repos=[], remote_repos=remotes, timeout=30)
     try:
         came = context.project(jar.group, jar.artifact).at_version(jar.version).artifact().resolve()
-    except Exception as error:  # noqa: BLE001 - jgo lets through whatever its HTTP library raises
+    except Exception as error:
         raise DownloadFailed(name=jar.name, reason=_first_line(error), folder=target) from error
     found = _sha256(came)
     if found != jar.sha256:
@@ -308,11 +312,14 @@ def train_aot_cache(gatk: Gatk, cache: Path, report: Report = print) -> None:
             os.replace(work / "new.aot", cache)
         else:
             lines = (done.stderr or done.stdout).strip().splitlines()
-            report(f"No AOT cache was made (exit code {done.returncode}); GATK will start plainly. " + " | ".join(lines[-2:]))
+            report(
+                f"No AOT cache was made (exit code {done.returncode}); GATK will start plainly. "
+                + " | ".join(lines[-2:])
+            )
 
 
 @contextlib.contextmanager
-def _alone(path: Path, report: Report) -> Iterator[None]:
+def _alone(path: Path, report: Report) -> Generator[None]:
     """Hold an advisory lock on `path`; it goes with the process, however that ends."""
     import fcntl
 

@@ -6,6 +6,7 @@ A locus is 1-based and closed, `contig:start-end`. It is split at its last colon
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -99,7 +100,9 @@ def read_dictionary(path: Path | str) -> Dictionary:
                     tags = dict(f.split(":", 1) for f in line.rstrip("\n").split("\t")[1:] if ":" in f)
                     contigs[tags["SN"]] = ContigEntry(tags["SN"], int(tags["LN"]), tags.get("M5"))
     except FileNotFoundError as error:
-        raise DictInvalid(path=path, reason="it does not exist; make it with: samtools dict -o FILE.dict FILE.fa") from error
+        raise DictInvalid(
+            path=path, reason="it does not exist; make it with: samtools dict -o FILE.dict FILE.fa"
+        ) from error
     except (KeyError, ValueError, UnicodeDecodeError, OSError) as error:
         raise DictInvalid(path=path, reason=f"it cannot be read ({error!r})") from error
     if not contigs:
@@ -236,14 +239,16 @@ def plan_loci(
     loci: list[Locus] = []
     for contig in contigs if contigs is not None else primary_contigs(dictionary, mitochondria=mitochondria):
         if contig not in dictionary:
-            raise LocusInvalid(locus=contig, reason=f"the reference has no such contig{_suggestion(contig, dictionary)}")
+            raise LocusInvalid(
+                locus=contig, reason=f"the reference has no such contig{_suggestion(contig, dictionary)}"
+            )
         holes = list(gaps.get(contig, ())) if gaps is not None else []
         if fasta is not None:
             holes += _runs_of_n(fasta, contig, min_gap)
         for start, end in _outside(holes, dictionary.length(contig), min_gap):
             parts = -(-(end - start) // target_bases)
             edges = [start + (end - start) * i // parts for i in range(parts + 1)]
-            loci += [Locus(contig, a + 1, b) for a, b in zip(edges, edges[1:], strict=False)]
+            loci += [Locus(contig, a + 1, b) for a, b in itertools.pairwise(edges)]
     return loci
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from pyanamo_core.genomics.extras import require_pysam
+
 # Four quality bins as current sequencers write them, with their error rates.
 ERROR_RATE = {37: 10**-3.4, 23: 10**-2.3, 12: 10**-1.2, 2: 0.5}
 FRAGMENT_MEAN, FRAGMENT_SD = 420, 60
@@ -172,8 +174,7 @@ def _read(
 
 def segments(header: Any, tid: int, first: int, pair: Pair, group: str) -> Iterator[Any]:
     """The pair as two pysam reads of contig number `tid`, shifted by `first`, the window's 0-based start."""
-    import pysam
-
+    pysam = require_pysam()
     span = pair.ends[1].stop - pair.ends[0].start
     for which, end in enumerate(pair.ends):
         mate = pair.ends[1 - which]

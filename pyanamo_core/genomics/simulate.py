@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pyanamo_core.genomics import simreads
+from pyanamo_core.genomics.extras import require_pysam
 from pyanamo_core.genomics.simreads import Carried, Variant
 
 BASES = "ACGT"
@@ -109,7 +110,7 @@ def simulate_cohort(
     folder = Path(out_dir).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     wanted = [c if isinstance(c, Contig) else Contig(*c) for c in contigs]
-    rng = random.Random(seed)
+    rng = random.Random(seed)  # noqa: S311 - repeatable, not secret
     windows = {c.name: _sequence(rng, c, repeats) for c in wanted}
     variants: dict[str, list[Variant]] = {c.name: [] for c in wanted}
     if random_variants:
@@ -122,28 +123,12 @@ def simulate_cohort(
     md5 = _write_reference(reference, wanted, windows)
     truth = _write_truth(folder / "truth.vcf", wanted, variants, carried, samples)
     callable_bed = _write_callable(folder / "callable.bed", wanted, windows)
-    reads = {
-        sample: _write_reads(
-            folder / f"{sample}.final.cram",
-            reference,
-            {
-                "HD": {"VN": "1.6", "SO": "coordinate"},
-                "SQ": [{"SN": c.name, "LN": c.length, "M5": md5[c.name]} for c in wanted],
-                "RG": [
-                    {"ID": f"{sample}.1", "SM": sample, "LB": sample, "PL": "ILLUMINA", "PU": f"{name.upper()}.1.{sample}"}
-                ],
-            },
-            (
-                (index, contig.span[0] - 1, pair)
-                for rng_reads in [random.Random(f"{seed}/{sample}")]
-                for index, contig in enumerate(wanted)
-                for pair in simreads.pairs(
-                    rng_reads, windows[contig.name], carried[sample][contig.name], contig.name, depth, read_length
-                )
-            ),
-        )
-        for sample in samples
-    }
+    header = [{"SN": c.name, "LN": c.length, "M5": md5[c.name]} for c in wanted]
+    reads: dict[str, Path] = {}
+    for sample in samples:
+        pairs = _pairs(random.Random(f"{seed}/{sample}"), wanted, windows, carried[sample], depth, read_length)  # noqa: S311
+        reads[sample] = folder / f"{sample}.final.cram"
+        _write_reads(reads[sample], reference, sample, header, pairs)
     return Cohort(folder, reference, truth, callable_bed, reads, {c: len(v) for c, v in variants.items()})
 
 
@@ -273,7 +258,9 @@ def _genotypes(rng: random.Random, variants: dict[str, list[Variant]], samples: 
         for variant in found:
             drawn: dict[str, tuple[int, int]] = {}
             while not any(map(any, drawn.values())):
-                drawn = {f: (int(rng.random() < variant.frequency), int(rng.random() < variant.frequency)) for f in founders}
+                drawn = {
+                    f: (int(rng.random() < variant.frequency), int(rng.random() < variant.frequency)) for f in founders
+                }
             for founder in founders:
                 carried[founder][contig].append((variant, drawn[founder]))
         if trio:
@@ -349,8 +336,7 @@ def _write_truth(
     carried: Carried,
     samples: Sequence[str],
 ) -> Path:
-    import pysam
-
+    pysam = require_pysam()
     with path.open("w") as vcf:
         vcf.write('##fileformat=VCFv4.2\n##FORMAT=<ID=GT,Number=1,Type=String,Description="Genotype">\n')
         vcf.writelines(f"##contig=<ID={c.name},length={c.length}>\n" for c in contigs)
@@ -371,25 +357,50 @@ def _write_callable(path: Path, contigs: Sequence[Contig], windows: dict[str, st
             pieces = [(0, len(sequence))]
             if "N" in sequence:
                 pieces = [(0, sequence.index("N")), (sequence.rindex("N") + 1, len(sequence))]
-            bed.writelines(f"{contig.name}\t{first + a + EDGE}\t{first + b - EDGE}\n" for a, b in pieces if b - a > 2 * EDGE)
+            bed.writelines(
+                f"{contig.name}\t{first + a + EDGE}\t{first + b - EDGE}\n" for a, b in pieces if b - a > 2 * EDGE
+            )
     return path
 
 
-def _write_reads(
-    path: Path, reference: Path, header: dict[str, Any], pairs: Iterator[tuple[int, int, simreads.Pair]]
-) -> Path:
-    """Sort the pairs' reads and write them as CRAM 3.0 (GATK 4.6 reads no 3.1) with a .crai."""
-    import pysam
+def _pairs(
+    rng: random.Random,
+    contigs: Sequence[Contig],
+    windows: dict[str, str],
+    carried: dict[str, list[tuple[Variant, simreads.Genotype]]],
+    depth: float,
+    read_length: int,
+) -> Iterator[tuple[int, int, simreads.Pair]]:
+    """Contig number, the window's 0-based start, and a pair of reads in the window's coordinates."""
+    for number, contig in enumerate(contigs):
+        made = simreads.pairs(rng, windows[contig.name], carried[contig.name], contig.name, depth, read_length)
+        for pair in made:
+            yield number, contig.span[0] - 1, pair
 
-    made = pysam.AlignmentHeader.from_dict(header)
-    group = header["RG"][0]["ID"]
-    reads = [read for tid, first, pair in pairs for read in simreads.segments(made, tid, first, pair, group)]
+
+def _write_reads(
+    path: Path,
+    reference: Path,
+    sample: str,
+    sequences: list[dict[str, Any]],
+    pairs: Iterator[tuple[int, int, simreads.Pair]],
+) -> None:
+    """Sort the pairs' reads and write them as CRAM 3.0 (GATK 4.6 reads no 3.1) with a .crai."""
+    pysam = require_pysam()
+    group = f"{sample}.1"
+    header = pysam.AlignmentHeader.from_dict(
+        {
+            "HD": {"VN": "1.6", "SO": "coordinate"},
+            "SQ": sequences,
+            "RG": [{"ID": group, "SM": sample, "LB": sample, "PL": "ILLUMINA", "PU": f"SIM.1.{sample}"}],
+        }
+    )
+    reads = [read for tid, first, pair in pairs for read in simreads.segments(header, tid, first, pair, group)]
     reads.sort(key=lambda r: (r.reference_id, r.reference_start, r.flag & 16))
     options = [b"version=3.0", b"lossy_names=1"]
     with pysam.AlignmentFile(
-        str(path), "wc", header=made, reference_filename=str(reference), format_options=options
+        str(path), "wc", header=header, reference_filename=str(reference), format_options=options
     ) as cram:
         for read in reads:
             cram.write(read)
     pysam.index(str(path))
-    return path

@@ -1,0 +1,465 @@
+"""gVCFs judged: does every base of a locus stand under a record, and what figures are worth keeping?
+
+A caller that dies leaves a file with a valid BGZF end, a valid index and no record, so existence proves nothing. What
+proves is coverage: each base lies in a reference block, or under the REF of a variant record, also of one that starts
+left of the locus. This is checked before the trim, because a trimmed file may rightly begin with bases that only its
+left neighbour's deletion covers; such a deletion is named, and a trimmed file is checked with it in mind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import zlib
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from pyanamo_core.errors import GvcfInvalid
+from pyanamo_core.genomics.intervals import Locus
+
+BGZF_EOF = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+REFERENCE_ALLELES = frozenset({"<NON_REF>", "<*>", "."})  # ALT of a block: GATK, bcftools mpileup, bcftools call
+_TRANSITIONS = frozenset({("A", "G"), ("G", "A"), ("C", "T"), ("T", "C")})
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line of a single-sample gVCF, split as far as it is needed; `position` and `end` are 1-based, closed."""
+
+    contig: str
+    position: int
+    end: int
+    block: bool
+    fields: list[str]
+
+    @property
+    def ref(self) -> str:
+        return self.fields[3]
+
+    @property
+    def alts(self) -> list[str]:
+        return self.fields[4].split(",")
+
+    def sample(self) -> dict[str, str]:
+        """FORMAT to value of the only sample."""
+        return dict(zip(self.fields[8].split(":"), self.fields[9].split(":"), strict=False))
+
+
+@dataclass(frozen=True)
+class LeftDeletion:
+    """A record that starts left of a locus and whose REF reaches into it: it belongs to the left neighbour."""
+
+    position: int
+    reference_length: int
+
+    @property
+    def end(self) -> int:
+        return self.position + self.reference_length - 1
+
+
+def read_record(line: str) -> Record:
+    """Split one line.
+
+    Raises:
+        ValueError: not a record with one sample.
+    """
+    fields = line.rstrip("\n").split("\t")
+    if len(fields) != 10:
+        raise ValueError(f"a record has {len(fields)} columns, not 10")
+    position = int(fields[1])
+    if fields[4] not in REFERENCE_ALLELES:
+        return Record(fields[0], position, position + len(fields[3]) - 1, False, fields)
+    info = fields[7]
+    if info.startswith("END="):
+        end = int(info[4:].split(";", 1)[0])
+    elif ";END=" in info:
+        end = int(info.split(";END=", 1)[1].split(";", 1)[0])
+    else:
+        end = position + len(fields[3]) - 1
+    return Record(fields[0], position, end, True, fields)
+
+
+@contextlib.contextmanager
+def open_gvcf(path: Path) -> Generator[tuple[list[str], Iterator[str]]]:
+    """The header's lines, and an iterator over the records' lines.
+
+    Raises:
+        GvcfInvalid: truncated, or no gVCF; also while iterating.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            packed = stack.enter_context(path.open("rb")).read(2) == b"\x1f\x8b"
+            stream = stack.enter_context(gzip.open(path, "rt") if packed else path.open())
+        except OSError as error:
+            raise GvcfInvalid(path=path, reason=f"it cannot be read ({error})") from error
+        lines = _guarded(path, cast("Iterator[str]", stream))
+        header: list[str] = []
+        for line in lines:
+            header.append(line)
+            if not line.startswith("##"):
+                break
+        if not header or not header[-1].startswith("#CHROM"):
+            raise GvcfInvalid(path=path, reason="it has no header")
+        yield header, lines
+
+
+def _guarded(path: Path, lines: Iterator[str]) -> Iterator[str]:
+    try:
+        yield from lines
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise GvcfInvalid(path=path, reason=f"it is truncated or damaged ({error})") from error
+
+
+# ---------------------------------------------------------------------------------------------------------- inspection
+
+
+def _ints(*keys: Any) -> dict[str, int]:
+    return {str(k): 0 for k in keys}
+
+
+@dataclass
+class LocusFigures:
+    """What one locus of a gVCF holds. Bases, unless the name says records; `covered_to` is the last base covered.
+
+    Blocks that overlap blocks are a fault. Blocks under a deletion are not: GATK itself writes some, where a shorter
+    deletion starts below a longer one (its expected.testGVCFMode has 31 such bases).
+    """
+
+    locus: Locus
+    covered_to: int
+    blocks_to: int = 0
+    bases_missing: int = 0
+    blocks_overlapping: int = 0
+    records: int = 0
+    blocks: int = 0
+    counts: dict[str, int] = field(
+        default_factory=lambda: _ints(
+            "variants", "snv", "indel", "ts", "tv", "het", "hom", "nocall", "multiallelic", "spanning"
+        )
+    )
+    variant_gq_over: dict[str, int] = field(default_factory=lambda: _ints(20, 60, 90))
+    ref_bases_by_gq: dict[str, int] = field(default_factory=lambda: _ints("0", "1-19", "20-59", "60-98", "99"))
+    depth_sum: int = 0
+    depth_bases: int = 0
+    left_deletion: LeftDeletion | None = None
+    first_missing: int | None = None
+
+    def take(self, record: Record) -> None:
+        """Count a record that overlaps the locus."""
+        low, high = max(record.position, self.locus.start), min(record.end, self.locus.end)
+        if low > self.covered_to + 1:
+            self.first_missing = self.first_missing or self.covered_to + 1
+            self.bases_missing += low - self.covered_to - 1
+        if record.block:
+            self.blocks_overlapping += max(0, min(self.blocks_to, high) - low + 1)
+            self.blocks_to = max(self.blocks_to, high)
+            self.records += 1
+            self.blocks += 1
+            self._block(record, high - low + 1)
+        elif record.position >= self.locus.start:
+            self.records += 1
+            self._variant(record)
+        elif self.left_deletion is None or self.left_deletion.end < record.end:
+            self.left_deletion = LeftDeletion(record.position, len(record.ref))
+        self.covered_to = max(self.covered_to, high)
+
+    def close(self) -> None:
+        """No further record can overlap the locus."""
+        if self.covered_to < self.locus.end:
+            self.first_missing = self.first_missing or self.covered_to + 1
+            self.bases_missing += self.locus.end - self.covered_to
+            self.covered_to = self.locus.end
+
+    def _block(self, record: Record, bases: int) -> None:
+        values = record.sample()
+        quality = _number(values.get("GQ"))
+        name = (
+            "0"
+            if quality <= 0
+            else "1-19"
+            if quality < 20
+            else "20-59"
+            if quality < 60
+            else "60-98"
+            if quality < 99
+            else "99"
+        )
+        self.ref_bases_by_gq[name] += bases
+        self.depth_sum += _number(values.get("DP") or values.get("MIN_DP")) * bases
+        self.depth_bases += bases
+
+    def _variant(self, record: Record) -> None:
+        values, counts = record.sample(), self.counts
+        self.depth_sum += _number(values.get("DP"))
+        self.depth_bases += 1
+        called = values.get("GT", ".").replace("|", "/").split("/")
+        if "." in called:
+            counts["nocall"] += 1
+        alleles = {int(g) for g in called if g not in (".", "0")}
+        if not alleles:
+            return
+        counts["variants"] += 1
+        counts["hom" if len(set(called)) == 1 else "het"] += 1
+        quality = _number(values.get("GQ"))
+        for threshold in self.variant_gq_over:
+            self.variant_gq_over[threshold] += quality > int(threshold)
+        alts = record.alts
+        counts["multiallelic"] += len([a for a in alts if a not in REFERENCE_ALLELES]) > 1
+        for allele in alleles:
+            alt = alts[allele - 1]
+            if alt == "*":
+                counts["spanning"] += 1
+            elif len(alt) == len(record.ref) == 1:
+                counts["snv"] += 1
+                counts["ts" if (record.ref, alt) in _TRANSITIONS else "tv"] += 1
+            elif len(alt) != len(record.ref):
+                counts["indel"] += 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """The QC record's figures of this locus, ready for JSON."""
+        good = sum(v for k, v in self.ref_bases_by_gq.items() if k not in ("0", "1-19"))
+        left = self.left_deletion
+        return {
+            "locus": str(self.locus),
+            "bases": self.locus.bases,
+            "bases_missing": self.bases_missing,
+            "blocks_overlapping": self.blocks_overlapping,
+            "records": self.records,
+            "blocks": self.blocks,
+            **self.counts,
+            "tstv": round(self.counts["ts"] / max(1, self.counts["tv"]), 2),
+            "variant_gq_over": self.variant_gq_over,
+            "ref_bases_by_gq": self.ref_bases_by_gq,
+            "mean_depth": round(self.depth_sum / max(1, self.depth_bases), 2),
+            "callable_fraction": round(good / max(1, sum(self.ref_bases_by_gq.values())), 4),
+            "left_deletion": None if left is None else {"pos": left.position, "ref_length": left.reference_length},
+        }
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text != "." else 0
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect` found: a file is good if `problems` is empty."""
+
+    samples: list[str]
+    bgzf_eof: bool
+    indexed: bool
+    loci: list[LocusFigures]
+    problems: list[str]
+
+    @property
+    def bases_missing(self) -> int:
+        return sum(x.bases_missing for x in self.loci)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Totals and the figures of each locus, ready for JSON."""
+        each = [x.as_dict() for x in self.loci]
+        summed = (
+            "bases",
+            "bases_missing",
+            "blocks_overlapping",
+            "records",
+            "blocks",
+            "variants",
+            "snv",
+            "indel",
+            "ts",
+            "tv",
+        )
+        summed += ("het", "hom", "nocall", "multiallelic", "spanning")
+        return {
+            "sample": self.samples[0] if len(self.samples) == 1 else None,
+            "samples": self.samples,
+            "bgzf_eof": self.bgzf_eof,
+            "indexed": self.indexed,
+            **{name: sum(x[name] for x in each) for name in summed},
+            "loci": each,
+        }
+
+
+def inspect(
+    path: Path,
+    loci: Sequence[Locus],
+    *,
+    sample: str | None = None,
+    non_ref: bool = True,
+    left: Mapping[Locus, LeftDeletion] | None = None,
+    binary: bool = True,
+) -> Inspection:
+    """Read a gVCF once and judge it over these loci (sorted, disjoint).
+
+    Args:
+        sample: the only sample it may hold.
+        non_ref: every record must list <NON_REF>, as GATK's do.
+        left: deletions of left neighbours that may cover the first bases of a trimmed locus.
+        binary: demand a BGZF end and an index beside it.
+
+    Raises:
+        GvcfInvalid: it cannot be read at all; anything else stands in `problems`.
+    """
+    figures = [LocusFigures(x, max(x.start - 1, (left or {}).get(x, LeftDeletion(0, 0)).end)) for x in loci]
+    for figure in figures:
+        figure.left_deletion = (left or {}).get(figure.locus)
+    problems: list[str] = []
+    with open_gvcf(path) as (header, lines):
+        samples = header[-1].rstrip("\n").split("\t")[9:]
+        problems += _walk(path, lines, figures, non_ref)
+    for figure in figures:
+        figure.close()
+        if figure.bases_missing:
+            problems.append(
+                f"{figure.bases_missing} of {figure.locus.bases} bases of {figure.locus} are under no record, the first at {figure.first_missing}"
+            )
+        if figure.blocks_overlapping:
+            problems.append(f"reference blocks overlap in {figure.locus} by {figure.blocks_overlapping} bases")
+    if len(samples) != 1:
+        problems.append(f"it holds {len(samples)} samples")
+    elif sample is not None and samples != [sample]:
+        problems.append(f"its sample is {samples[0]}, not {sample}")
+    ended, indexed = has_bgzf_eof(path), Path(f"{path}.tbi").exists()
+    if binary and not ended:
+        problems.append("its BGZF end is missing")
+    if binary and not indexed:
+        problems.append("its index is missing")
+    return Inspection(samples, ended, indexed, figures, problems)
+
+
+def _walk(path: Path, lines: Iterator[str], figures: list[LocusFigures], non_ref: bool) -> list[str]:
+    """Hand each record to the loci that it overlaps; returns what is wrong with the records themselves."""
+    waiting: dict[str, list[LocusFigures]] = {}
+    for figure in figures:
+        waiting.setdefault(figure.locus.contig, []).append(figure)
+    first_locus: dict[str, int] = dict.fromkeys(waiting, 0)
+    contig, position, seen = "", 0, set[str]()
+    without, unsorted = 0, 0
+    for line in lines:
+        try:
+            record = read_record(line)
+        except (ValueError, IndexError) as error:
+            raise GvcfInvalid(path=path, reason=f"{error} after {contig}:{position}") from error
+        if record.contig != contig:
+            unsorted += record.contig in seen
+            contig, position = record.contig, 0
+            seen.add(contig)
+        unsorted += record.position < position
+        position = record.position
+        without += non_ref and "<NON_REF>" not in record.fields[4]
+        here = waiting.get(contig)
+        if here is None:
+            continue
+        number = first_locus[contig]
+        while number < len(here) and here[number].locus.end < record.position:
+            number += 1
+        first_locus[contig] = number
+        while number < len(here) and here[number].locus.start <= record.end:
+            here[number].take(record)
+            number += 1
+    problems: list[str] = []
+    if unsorted:
+        problems.append(f"{unsorted} records are out of order")
+    if without:
+        problems.append(f"{without} records lack the allele <NON_REF>")
+    return problems
+
+
+def has_bgzf_eof(path: Path) -> bool:
+    """Does the file end with BGZF's empty block?"""
+    with path.open("rb") as file:
+        file.seek(0, 2)
+        if file.tell() < len(BGZF_EOF):
+            return False
+        file.seek(-len(BGZF_EOF), 2)
+        return file.read() == BGZF_EOF
+
+
+def check(path: Path, loci: Sequence[Locus], **wishes: Any) -> Inspection:
+    """`inspect`, with problems as an error.
+
+    Raises:
+        GvcfInvalid: with every problem.
+    """
+    found = inspect(path, loci, **wishes)
+    if found.problems:
+        raise GvcfInvalid(path=path.name, reason="; ".join(found.problems))
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------- hook for pilots
+
+
+def verify_outputs(call: Mapping[str, Any], outputs: Sequence[Mapping[str, Any]]) -> str | None:
+    """The `verify:` hook of the workflow file: may this nest of HaplotypeCaller-1KG.sh be recorded as done?
+
+    Args:
+        call: the nest's call; `figures` is what the script wrote into PYANAMO_RESULT, `value` the nest's value.
+        outputs: dicts with name, uri, bytes, sha256, and path while the file is still on this machine.
+
+    Returns:
+        None if it is good, else the reason.
+    """
+    figures = _figures(call, outputs)
+    if figures is None:
+        return "the script reported no figures of its gVCFs"
+    reported = cast("list[Mapping[str, Any]]", figures.get("gvcfs") or [])
+    names = {str(o.get("name") or str(o.get("uri", "")).rpartition("/")[2]): o for o in outputs}
+    if not reported and not figures.get("left_out"):
+        return "the script reported no gVCF"
+    for gvcf in reported:
+        name = str(gvcf.get("name", ""))
+        for suffix in ("", ".tbi"):
+            if not int(names.get(name + suffix, {}).get("bytes") or 0):
+                return f"{name}{suffix} is not among the outputs, or empty"
+        stem = name.removesuffix(".g.vcf.gz")
+        for suffix in (".qc.json", ".manifest.json"):
+            if stem + suffix not in names:
+                return f"{stem}{suffix} is not among the outputs"
+        reason = _bad_figures(gvcf) or _bad_file(gvcf, names[name])
+        if reason:
+            return f"{name}: {reason}"
+    return _wrong_loci(call, reported)
+
+
+def _figures(call: Mapping[str, Any], outputs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    figures = call.get("figures")
+    if isinstance(figures, Mapping) and figures:
+        return cast("Mapping[str, Any]", figures)
+    found: list[Any] = []
+    for output in outputs:  # a pilot that hands over no figures: the QC records beside the gVCFs say the same
+        path = output.get("path")
+        if path and str(path).endswith(".qc.json") and Path(str(path)).exists():
+            found.append(json.loads(Path(str(path)).read_text()))
+    return {"gvcfs": found} if found else None
+
+
+def _bad_figures(gvcf: Mapping[str, Any]) -> str | None:
+    if gvcf.get("bases_missing") != 0:
+        return f"{gvcf.get('bases_missing')} bases of its loci are under no record"
+    if gvcf.get("blocks_overlapping"):
+        return f"reference blocks overlap by {gvcf['blocks_overlapping']} bases"
+    if not gvcf.get("bgzf_eof") or not gvcf.get("indexed"):
+        return "its BGZF end or its index is missing"
+    if not gvcf.get("sample") or (gvcf.get("expected_sample") and gvcf["sample"] != gvcf["expected_sample"]):
+        return f"its sample is {gvcf.get('sample')}, not {gvcf.get('expected_sample')}"
+    return None
+
+
+def _bad_file(gvcf: Mapping[str, Any], output: Mapping[str, Any]) -> str | None:
+    path = output.get("path")
+    if not path or not Path(str(path)).exists():
+        return None
+    return None if has_bgzf_eof(Path(str(path))) else "its BGZF end is missing"
+
+
+def _wrong_loci(call: Mapping[str, Any], reported: Sequence[Mapping[str, Any]]) -> str | None:
+    value = str(call.get("value") or "")
+    if not value or value.startswith("@") or not reported:
+        return None
+    done = {str(locus["locus"]) for gvcf in reported for locus in gvcf.get("loci", ())}
+    missing = [x for x in value.split(",") if ":" in x and x not in done]
+    return f"no gVCF was reported for {', '.join(missing)}" if missing else None

@@ -1,0 +1,185 @@
+"""Reading where reads lie: a bucket, each with its own access, or this machine.
+
+htslib knows no task roles, so it is handed presigned (or, for public buckets, plain) addresses. They are secrets:
+`redact` takes them out of every text that leaves the process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pyanamo_core.errors import ReadsInvalid
+
+URL_SECONDS = 3600
+_SIGNED = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*")
+_SYSTEM_CERTIFICATES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
+
+
+def redact(text: str) -> str:
+    """The text without what follows `?` in addresses: signatures, keys and tokens."""
+    return _SIGNED.sub(r"\1?…", text)
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Bucket and key of s3://bucket/key."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+@dataclass(frozen=True)
+class Access:
+    """How a bucket is read: `role` (the task's own credentials), `anonymous` or `requester_pays`."""
+
+    bucket: str
+    access: str = "role"
+    region: str = ""
+    endpoint: str = ""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file found: s3:// address or path, and bytes."""
+
+    uri: str
+    size: int
+
+
+class Inputs:
+    """Files by s3:// address or path. Clients are made when first needed; without a bucket none is.
+
+    Args:
+        buckets: access per bucket; one that is not listed is read with the task's own credentials.
+        clients: pyanamo_core.aws.Clients to use for buckets without an endpoint of their own.
+    """
+
+    def __init__(self, buckets: Sequence[Access] = (), clients: Any = None) -> None:
+        self._access = {a.bucket: a for a in buckets}
+        self._given = clients
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] = os.environ, clients: Any = None) -> Inputs:
+        """By PYANAMO_INPUT_BUCKETS, a JSON list of {bucket, access, region, endpoint}."""
+        listed: list[dict[str, str]] = json.loads(environ.get("PYANAMO_INPUT_BUCKETS") or "[]")
+        known = ("bucket", "access", "region", "endpoint")
+        return cls([Access(**{k: v for k, v in entry.items() if k in known and v}) for entry in listed], clients)
+
+    @cached_property
+    def clients(self) -> Any:
+        if self._given is not None:
+            return self._given
+        from pyanamo_core.aws import Clients
+
+        return Clients()
+
+    def _s3(self, bucket: str) -> tuple[Any, dict[str, str]]:
+        """The client for a bucket, and what each request to it must say besides."""
+        access = self._access.get(bucket, Access(bucket))
+        clients = self.clients
+        if access.endpoint:
+            from pyanamo_core.aws import Clients
+
+            clients = Clients(endpoint_url=access.endpoint, region=access.region or clients.region)
+        make = clients.anonymous if access.access == "anonymous" else clients.client
+        more = {"RequestPayer": "requester"} if access.access == "requester_pays" else {}
+        return make("s3", region=access.region or None), more
+
+    def address(self, uri: str) -> str:
+        """What htslib opens: the path itself, or an address that is good for an hour. A secret."""
+        if not uri.startswith("s3://"):
+            return uri
+        trust_certificates()
+        bucket, key = split_uri(uri)
+        s3, more = self._s3(bucket)
+        with _explained("presigning"):
+            return str(
+                s3.generate_presigned_url("get_object", {"Bucket": bucket, "Key": key, **more}, ExpiresIn=URL_SECONDS)
+            )
+
+    def read_range(self, uri: str, start: int, length: int) -> tuple[bytes, int]:
+        """`length` bytes from `start` (negative: the last bytes, `length` ignored), and the whole file's size.
+
+        Raises:
+            FileNotFoundError: it does not exist.
+        """
+        if not uri.startswith("s3://"):
+            with Path(uri).open("rb") as file:
+                total = file.seek(0, 2)
+                file.seek(max(0, total + start) if start < 0 else min(start, total))
+                return file.read() if start < 0 else file.read(length), total
+        bucket, key = split_uri(uri)
+        s3, more = self._s3(bucket)
+        wanted = f"bytes={start}" if start < 0 else f"bytes={start}-{start + length - 1}"
+        with _explained("GetObject", uri):
+            answer = s3.get_object(Bucket=bucket, Key=key, Range=wanted, **more)
+            return answer["Body"].read(), int(answer["ContentRange"].rpartition("/")[2])
+
+    def fetch(self, uri: str, target: Path) -> None:
+        """Copy a whole (small) file to `target`.
+
+        Raises:
+            FileNotFoundError: it does not exist.
+        """
+        if not uri.startswith("s3://"):
+            shutil.copyfile(uri, target)
+            return
+        bucket, key = split_uri(uri)
+        s3, more = self._s3(bucket)
+        with _explained("GetObject", uri), target.open("wb") as file:
+            shutil.copyfileobj(s3.get_object(Bucket=bucket, Key=key, **more)["Body"], file)
+
+    def listing(self, where: str) -> Iterator[Listed]:
+        """Every file below a folder or a bucket's prefix."""
+        if not where.startswith("s3://"):
+            folder = Path(where)
+            if not folder.is_dir():
+                raise ReadsInvalid(reads=where, reason="no such folder")
+            for path in sorted(folder.rglob("*")):
+                if path.is_file():
+                    yield Listed(str(path), path.stat().st_size)
+            return
+        bucket, prefix = split_uri(where)
+        s3, more = self._s3(bucket)
+        with _explained("ListObjectsV2", where):
+            for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **more):
+                for entry in page.get("Contents", ()):
+                    yield Listed(f"s3://{bucket}/{entry['Key']}", int(entry["Size"]))
+
+
+class _explained:  # noqa: N801 - reads like the function that it wraps
+    """aws.explained, but a missing key is FileNotFoundError as for a path; imports boto3's world only on error."""
+
+    def __init__(self, operation: str, uri: str = "") -> None:
+        self.operation, self.uri = operation, uri
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if not isinstance(error, Exception):
+            return
+        from pyanamo_core.aws import code_of, explain, is_aws_error
+
+        if code_of(error) in ("NoSuchKey", "404"):
+            raise FileNotFoundError(self.uri) from None
+        if is_aws_error(error):
+            raise explain(error, "s3", f"{self.operation} {self.uri}".strip()) from error
+
+
+def trust_certificates() -> None:
+    """Tell htslib's curl where certificates lie: its wheel looks only where the build machine had them."""
+    if os.environ.get("CURL_CA_BUNDLE"):
+        return
+    for place in _SYSTEM_CERTIFICATES:
+        if Path(place).exists():
+            os.environ["CURL_CA_BUNDLE"] = place
+            return
+    import botocore
+
+    os.environ["CURL_CA_BUNDLE"] = str(Path(botocore.__file__).parent / "cacert.pem")

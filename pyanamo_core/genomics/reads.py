@@ -1,0 +1,312 @@
+"""Reads of one sample: opened with their index, checked against the reference, sliced.
+
+What is checked before a caller sees a read: the end-of-file marker, that the index belongs to this very file, one
+sample, and that the contigs in use are the reference's (M5, or name and length with a warning).
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pyanamo_core.errors import ReadsInvalid
+from pyanamo_core.genomics.extras import require_pysam
+from pyanamo_core.genomics.inputs import Inputs, redact
+from pyanamo_core.genomics.intervals import Dictionary, Locus
+
+# Last container of CRAM 3 and of 2.1 (CRAM specification, "End of file container"), last block of BGZF.
+CRAM3_EOF = bytes.fromhex("0f000000ffffffff0fe0454f4600000000010005bdd94f0001000606010001000100ee63014b")
+CRAM2_EOF = bytes.fromhex("0b000000ffffffffffe0454f4600000000010000010006060100010001 00".replace(" ", ""))
+BGZF_EOF = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+
+
+@dataclass
+class OpenReads(AbstractContextManager["OpenReads"]):
+    """An open alignment file with what its header says. Close it, or use it in a `with`."""
+
+    uri: str
+    file: Any
+    header: dict[str, Any]
+    sample: str
+    warnings: list[str] = field(default_factory=list[str])
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.file.close()
+
+
+def open_reads(inputs: Inputs, uri: str, index: str | None, work: Path, reference: Path | None = None) -> OpenReads:
+    """Open reads (BAM or CRAM) with their index, which is copied into `work`: htslib then uses no other.
+
+    Raises:
+        ReadsInvalid: missing, truncated, index missing or of another file, no or several samples.
+    """
+    pysam = require_pysam()
+    # Without these htslib would ask a server of the EBI for every contig that it does not find, or read a stale
+    # index from the current folder.
+    os.environ["REF_PATH"] = str(work / "no-reference-but-the-given-one")
+    os.environ["REF_CACHE"] = ""
+    local_index = _bring_index(inputs, uri, index, work)
+    try:
+        file = pysam.AlignmentFile(
+            inputs.address(uri),
+            "r",
+            reference_filename=str(reference) if reference is not None else None,
+            index_filename=str(local_index),
+            require_index=True,
+        )
+    except (OSError, ValueError) as error:
+        raise ReadsInvalid(reads=uri, reason=f"cannot be opened ({redact(str(error))})") from error
+    try:
+        header: dict[str, Any] = file.header.to_dict()
+        sample = only_sample(uri, header)
+    except BaseException:
+        file.close()
+        raise
+    return OpenReads(uri, file, header, sample)
+
+
+def only_sample(uri: str, header: dict[str, Any]) -> str:
+    """The SM of all read groups.
+
+    Raises:
+        ReadsInvalid: none, or several.
+    """
+    groups = header.get("RG", [])
+    samples = sorted({str(g["SM"]) for g in groups if g.get("SM")})
+    if not samples:
+        raise ReadsInvalid(reads=uri, reason="no read group names a sample (@RG SM)")
+    if len(samples) > 1:
+        raise ReadsInvalid(
+            reads=uri, reason=f"it holds several samples ({', '.join(samples)}); split it by sample first"
+        )
+    return samples[0]
+
+
+# -------------------------------------------------------------------------------------------------------------- index
+
+
+def default_indexes(uri: str) -> list[str]:
+    """Where an index usually lies: beside the reads, with either name."""
+    if uri.endswith(".cram"):
+        return [f"{uri}.crai", f"{uri.removesuffix('.cram')}.crai"]
+    stem = uri.removesuffix(".bam")
+    return [f"{uri}.bai", f"{stem}.bai", f"{uri}.csi"]
+
+
+def _bring_index(inputs: Inputs, uri: str, index: str | None, work: Path) -> Path:
+    try:
+        tail, size = inputs.read_range(uri, -len(CRAM3_EOF), 0)
+    except FileNotFoundError as error:
+        raise ReadsInvalid(reads=uri, reason="no such file") from error
+    for candidate in [index] if index else default_indexes(uri):
+        target = work / f"reads{Path(candidate).suffix}"
+        try:
+            inputs.fetch(candidate, target)
+        except FileNotFoundError:
+            target.unlink(missing_ok=True)
+            continue
+        reason = _truncated(tail) or misfit(inputs, uri, size, target)
+        if reason:
+            raise ReadsInvalid(reads=uri, reason=reason)
+        return target
+    wanted = index or default_indexes(uri)[0]
+    raise ReadsInvalid(reads=uri, reason=f"its index {wanted} is missing; make it with: samtools index {uri}")
+
+
+def _truncated(tail: bytes) -> str | None:
+    if tail.endswith((CRAM3_EOF, CRAM2_EOF, BGZF_EOF)):
+        return None
+    return "it is truncated: its end-of-file marker is missing; copy it again"
+
+
+def misfit(inputs: Inputs, uri: str, size: int, index: Path) -> str | None:
+    """Why this index cannot be of this file, or None: the last place that it points to must be what it says."""
+    stale = f"its index is stale: it was made for another file or version of it; make it with: samtools index {uri}"
+    try:
+        if index.suffix == ".crai":
+            return None if _crai_fits(inputs, uri, size, index) else stale
+        if index.suffix == ".bai":
+            return None if _bai_fits(inputs, uri, size, index) else stale
+    except (struct.error, IndexError, ValueError, OSError, EOFError, zlib.error):
+        return "its index cannot be read; make it with: samtools index " + uri
+    return None
+
+
+def _crai_fits(inputs: Inputs, uri: str, size: int, index: Path) -> bool:
+    """The container at the index's last entry has a valid checksum and the entry's contig and start."""
+    packed = index.read_bytes()
+    text = gzip.decompress(packed).decode() if packed[:2] == b"\x1f\x8b" else packed.decode()
+    entries = [[int(x) for x in line.split("\t")] for line in text.splitlines() if line]
+    if not entries:
+        return True  # a file without reads
+    contig, start, _, offset, *_ = max(entries, key=lambda entry: entry[3])
+    if offset >= size:
+        return False
+    head, _ = inputs.read_range(uri, offset, 512)
+    found = _container(head)
+    if found is None or offset + found.header_bytes + found.length > size:
+        return False
+    return found.contig == -2 or (found.contig == contig and (contig < 0 or found.start <= max(start, 1)))
+
+
+@dataclass(frozen=True)
+class _Container:
+    length: int
+    contig: int
+    start: int
+    header_bytes: int
+
+
+def _container(head: bytes) -> _Container | None:
+    """A container's header (CRAM specification 3.1, section 7), or None if its checksum does not hold (3.x)."""
+    (length,) = struct.unpack_from("<i", head)
+    at = 4
+    values: list[int] = []
+    for _ in range(4):  # contig, start, span, number of records
+        value, at = _itf8(head, at)
+        values.append(value)
+    for _ in range(2):  # record counter and bases are LTF8
+        at += _ltf8_bytes(head[at])
+    _, at = _itf8(head, at)  # blocks
+    landmarks, at = _itf8(head, at)
+    for _ in range(landmarks):
+        _, at = _itf8(head, at)
+    (crc,) = struct.unpack_from("<I", head, at)
+    version_3 = crc == zlib.crc32(head[:at])
+    if length <= 0 or not (version_3 or head[at : at + 2] in (b"\x00\x01", b"\x01\x01", b"\x04\x01")):
+        return None
+    contig = values[0] - (1 << 32) if values[0] >= 1 << 31 else values[0]
+    return _Container(length, contig, values[1], at + (4 if version_3 else 0))
+
+
+def _itf8(data: bytes, at: int) -> tuple[int, int]:
+    """A CRAM integer of 1 to 5 bytes, and where the next value starts."""
+    first = data[at]
+    if first < 0x80:
+        return first, at + 1
+    if first < 0xC0:
+        return (first & 0x3F) << 8 | data[at + 1], at + 2
+    if first < 0xE0:
+        return (first & 0x1F) << 16 | int.from_bytes(data[at + 1 : at + 3], "big"), at + 3
+    if first < 0xF0:
+        return (first & 0x0F) << 24 | int.from_bytes(data[at + 1 : at + 4], "big"), at + 4
+    high = (first & 0x0F) << 28 | int.from_bytes(data[at + 1 : at + 4], "big") << 4
+    return high | (data[at + 4] & 0x0F), at + 5
+
+
+def _ltf8_bytes(first: int) -> int:
+    """Length of a CRAM long integer: one byte more per leading one bit."""
+    return 1 + next((n for n in range(8) if not first & (0x80 >> n)), 8)
+
+
+def _bai_fits(inputs: Inputs, uri: str, size: int, index: Path) -> bool:
+    """The last BGZF block that the index points to is one, and nothing much comes after it but unplaced reads."""
+    data = index.read_bytes()
+    if data[:4] != b"BAI\x01":
+        raise ValueError("no BAI")
+    at, last = 8, 0
+    for _ in range(struct.unpack_from("<i", data, 4)[0]):
+        bins = struct.unpack_from("<i", data, at)[0]
+        at += 4
+        for _ in range(bins):
+            number, chunks = struct.unpack_from("<Ii", data, at)
+            at += 8
+            if number != 37450:  # the pseudo-bin holds counts
+                offsets = struct.unpack_from(f"<{2 * chunks}Q", data, at)
+                last = max(last, *offsets)
+            at += 16 * chunks
+        at += 4 + 8 * struct.unpack_from("<i", data, at)[0]
+    unplaced = struct.unpack_from("<Q", data, at)[0] if len(data) >= at + 8 else 1
+    offset = last >> 16
+    if offset >= size or not offset:  # htslib ends the last chunk behind the end-of-file block: exactly at the end
+        return offset in (size, 0)
+    if not unplaced and size - offset > 65_536 + len(BGZF_EOF):
+        return False
+    head, _ = inputs.read_range(uri, offset, 18)
+    return head[:4] == b"\x1f\x8b\x08\x04" and head[12:14] == b"BC"
+
+
+# ------------------------------------------------------------------------------------------------ the right reference
+
+
+def check_reference(reads: OpenReads, contigs: Iterable[str], dictionary: Dictionary) -> list[str]:
+    """Compare the contigs in use with the .dict; the order of contigs may differ.
+
+    Returns:
+        Warnings, where the MD5 is missing on one side and name and length had to do.
+
+    Raises:
+        ReadsInvalid: another reference.
+    """
+    listed = {str(entry["SN"]): entry for entry in reads.header.get("SQ", ())}
+    warnings: list[str] = []
+    for name in dict.fromkeys(contigs):
+        mine, entry = dictionary[name], listed.get(name)
+        if entry is None:
+            raise ReadsInvalid(
+                reads=reads.uri,
+                reason=f"its header has no contig {name}; it was aligned to another reference than {dictionary.path}",
+            )
+        if int(entry["LN"]) != mine.length:
+            raise ReadsInvalid(
+                reads=reads.uri,
+                reason=f"contig {name} has {entry['LN']} bases there, {mine.length} in {dictionary.path}: another reference",
+            )
+        theirs = str(entry.get("M5") or "").lower()
+        if theirs and mine.md5:
+            if theirs != mine.md5.lower():
+                raise ReadsInvalid(
+                    reads=reads.uri,
+                    reason=f"contig {name} has M5 {theirs} there, {mine.md5} in {dictionary.path}: another reference",
+                )
+        else:
+            side = "the reads' header" if not theirs else dictionary.path
+            warnings.append(f"contig {name}: M5 missing in {side}; only name and length were compared")
+    return warnings
+
+
+# -------------------------------------------------------------------------------------------------------------- slice
+
+
+def slice_reads(reads: OpenReads, intervals: Sequence[Locus], target: Path, sample: str) -> int:
+    """Write the reads that overlap `intervals` (merged, sorted) to `target`, a BAM with index; returns their number.
+
+    A BAM rather than a CRAM because neither this process nor the JVM then loads whole contigs of the reference
+    (docs/decisions/slices-are-bam.md). Read groups are renamed to `sample` where an alias says so.
+
+    Raises:
+        ReadsInvalid: the reads are truncated or damaged, or the reference is not theirs.
+    """
+    pysam = require_pysam()
+    header = {**reads.header, "RG": [{**group, "SM": sample} for group in reads.header["RG"]]}
+    made = pysam.AlignmentHeader.from_dict(header)
+    count, last = 0, Locus("", 0, 0)
+    try:
+        with pysam.AlignmentFile(str(target), "wb", header=made, format_options=[b"level=1"]) as out:
+            for interval in intervals:
+                # A read that reaches from the interval before into this one is already written.
+                before = last.end if last.contig == interval.contig else 0
+                for read in reads.file.fetch(interval.contig, interval.start - 1, interval.end):
+                    if read.reference_start >= before:
+                        out.write(read)
+                        count += 1
+                last = interval
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in (28, 5):  # no space, I/O error: of this host, not of the reads
+            raise
+        raise ReadsInvalid(
+            reads=reads.uri,
+            reason=f"reading stopped ({redact(str(error))}): truncated, damaged, or of another reference",
+        ) from error
+    pysam.index(str(target))
+    return count
