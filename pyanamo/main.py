@@ -12,10 +12,11 @@ from typing import Any
 
 import typer
 
-from pyanamo.commands import items, loci, results, settings, status
+from pyanamo.commands import items, loci, results, samples, settings, status
 from pyanamo.context import INTERRUPTED, takes_globals
 
 GROUPS: dict[str, str] = {
+    "samples": "Which samples lie in a bucket or folder.",
     "loci": "Cut a genome into loci.",
     "results": "What the nests made: as a table, as files, as exports.",
     "items": "Look at items and move them.",
@@ -23,6 +24,7 @@ GROUPS: dict[str, str] = {
 
 COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     "Genomics": {
+        "samples list": samples.list_samples,
         "loci plan": loci.plan,
     },
     "Results": {

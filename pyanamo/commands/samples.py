@@ -1,0 +1,169 @@
+"""`pyanamo samples …`: which samples lie in a bucket or folder, and are their reads fit for calling."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pyanamo.context import Context, command
+from pyanamo.render import Told, size, table
+from pyanamo_core.errors import BadInput, NotFound
+
+if TYPE_CHECKING:
+    from pyanamo_core.genomics.inputs import Inputs
+    from pyanamo_core.genomics.samples import Checked, Reads
+
+COLUMNS = ("sample", "run", "reads", "index", "bytes", "argument")
+"""Columns of the file that --out writes; `argument` is what HaplotypeCaller-1KG.sh takes as its sample."""
+
+CHECKS_AT_A_TIME = 8
+SHOWN_PROBLEMS = 20
+
+
+class Access(StrEnum):
+    """How a bucket is read."""
+
+    ROLE = "role"
+    ANONYMOUS = "anonymous"
+    REQUESTER_PAYS = "requester_pays"
+
+
+class NoReads(NotFound):
+    """There are no BAM or CRAM files below {where}. Check the address; a prefix of a bucket needs its whole first part."""
+
+
+class SamplesRefused(BadInput):
+    """{count} of {total} files below {where} cannot be used:
+    {problems}"""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample's reads: `sample` is their @RG SM; `problem` says why they cannot be used."""
+
+    sample: str
+    run: str
+    reads: str
+    index: str
+    bytes: int
+    argument: str
+    problem: str = ""
+
+
+@command(
+    example=(
+        "pyanamo samples list s3://1000genomes/1000G_2504_high_coverage/data --access anonymous --random 10 --seed 1 --out samples.tsv",
+        "pyanamo samples list crams/ --name NA12878",
+    )
+)
+def list_samples(
+    context: Context,
+    where: Annotated[str, typer.Argument(metavar="WHERE", help="s3://bucket/prefix, or a folder.")],
+    random: Annotated[int | None, typer.Option("--random", min=1, help="Choose so many at random.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed chooses the same samples.")] = 1,
+    name: Annotated[
+        list[str] | None, typer.Option("--name", help="Only this sample or ENA run (may be repeated).")
+    ] = None,
+    access: Annotated[Access, typer.Option("--access", help="How the bucket is read.")] = Access.ROLE,
+    check: Annotated[bool, typer.Option("--check/--no-check", help="Look into each file: sample, index, end.")] = True,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write a table of the samples there.")] = None,
+) -> Told:
+    """List samples: one per BAM or CRAM file, with its index, named by @RG SM."""
+    from pyanamo_core.genomics.inputs import Access as BucketAccess
+    from pyanamo_core.genomics.inputs import Inputs
+    from pyanamo_core.genomics.samples import choose, list_reads
+
+    bucket = where.removeprefix("s3://").partition("/")[0] if where.startswith("s3://") else ""
+    clients = context.clients if bucket else None
+    inputs = Inputs([BucketAccess(bucket, access.value)] if bucket else [], clients)
+    listed = list_reads(inputs, where)
+    if not listed:
+        raise NoReads(where=where)
+    chosen = _named(listed, name, where) if name else listed
+    if random is not None:
+        chosen = choose(chosen, random, seed)
+    samples = _looked_into(inputs, chosen) if check else [_unchecked(one) for one in chosen]
+    bad = [one for one in samples if one.problem]
+    if bad:
+        lines = [one.problem if one.problem.startswith(one.reads) else f"{one.reads}: {one.problem}" for one in bad]
+        if len(lines) > SHOWN_PROBLEMS:
+            lines[SHOWN_PROBLEMS:] = [f"… and {len(lines) - SHOWN_PROBLEMS} more"]
+        problems = "\n".join(lines)
+        raise SamplesRefused(count=len(bad), total=len(samples), where=where, problems=problems)
+    if out:
+        write_samples(out, samples)
+    return Told(
+        samples,
+        view=lambda rows: _view(rows, len(listed), out),
+        quiet=[one.sample or one.reads for one in samples],
+        next="pyanamo loci plan REFERENCE.fa --out loci.txt",
+    )
+
+
+def write_samples(path: Path, samples: Iterable[Sample]) -> None:
+    """Write the table that `sheet make --samples` reads: tab-separated, with a header."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", newline="") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows([getattr(one, column) for column in COLUMNS] for one in samples)
+    part.replace(path)
+
+
+def _named(listed: Sequence[Reads], names: Sequence[str], where: str) -> list[Reads]:
+    from dataclasses import replace
+
+    from pyanamo_core.errors import SampleMissing
+    from pyanamo_core.genomics.samples import match
+
+    found: list[Reads] = []
+    for one in names:
+        fitting = match(listed, one)
+        if not fitting:
+            raise SampleMissing(sample=one, place=where, hint=f", which has {len(listed)} others")
+        # A sample's name must be its SM; an ENA run says nothing about the sample.
+        found += [each if each.run == one else replace(each, name=one) for each in fitting]
+    return found
+
+
+def _looked_into(inputs: Inputs, chosen: Sequence[Reads]) -> list[Sample]:
+    from pyanamo_core.genomics.samples import check_reads, duplicates
+
+    with ThreadPoolExecutor(CHECKS_AT_A_TIME) as pool:
+        checked = list(pool.map(lambda one: check_reads(inputs, one), chosen))
+    double = duplicates(checked)
+    return [_sample(one, double) for one in checked]
+
+
+def _sample(one: Checked, double: dict[str, list[str]]) -> Sample:
+    reads, problem = one.reads, one.problem
+    if not problem and not reads.index:
+        problem = "it has no index beside it"
+    if not problem and one.sample in double:
+        others = ", ".join(uri for uri in double[one.sample] if uri != reads.uri)
+        problem = f"sample {one.sample} is also in {others}"
+    return Sample(one.sample, reads.run, reads.uri, reads.index, reads.size, reads.argument, problem)
+
+
+def _unchecked(reads: Reads) -> Sample:
+    """Named after its file: only a look into it could tell its sample, which the task then does."""
+    return Sample(reads.name or reads.stem, reads.run, reads.uri, reads.index, reads.size, reads.argument)
+
+
+def _view(rows: list[Sample], listed: int, out: Path | None) -> Any:
+    from rich.console import Group
+
+    shown = table(
+        ["sample", "run", "size", "reads"],
+        [[one.sample, one.run, size(one.bytes), one.reads] for one in rows],
+        right=["size"],
+    )
+    of = f" of {listed:,}" if listed != len(rows) else ""
+    return Group(shown, f"{len(rows):,}{of} samples" + (f", written to {out}" if out else ""))
