@@ -95,10 +95,6 @@ class RunMissing(NotFound):
     """Table {table} holds no run {run_id}. See them with: pyanamo runs list"""
 
 
-class ClockOff(Surroundings):
-    """This machine's clock is {offset:.0f} s off AWS's, at most {limit:.0f} s are possible. Set it right (chrony, NTP) and try again."""
-
-
 class RunConflict(Refused):
     """Run {run_id} was refused: {reason}."""
 
@@ -235,6 +231,18 @@ class WrongRegion(Surroundings):
 
 class AwsMissing(NotFound):
     """AWS {service} does not have what {operation} asked for: {reason}. Check the name, --region and --endpoint-url."""
+
+
+class LocalCloudBroken(Surroundings):
+    """The local cloud does not work: {what}: {reason} {log}"""
+
+
+class LocalCloudMissing(NotFound):
+    """No local cloud runs in {home}. Start it with: pyanamo local up"""
+
+
+class LocalCloudDiffers(Refused):
+    """The local cloud in {home} already runs with {found}, not with {asked}. End it first with: pyanamo local down"""
 
 
 class AwsFailed(Surroundings):
