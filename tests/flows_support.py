@@ -1,0 +1,131 @@
+"""Help for the tests of the flows: a pilot without ledger and AWS that runs as a process of its own, and what Prefect shows."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+from pyanamo_core.model import Cause, Claim, Item, NestCall, NestResult, PilotRecord, Run, State
+
+
+class FakePilot:
+    """A pilot that runs `nests` nests of `seconds` each over `slots` slots, and hands back on SIGTERM."""
+
+    def __init__(self, plan: dict[str, Any]) -> None:
+        self.plan = plan
+        self.slots = plan.get("slots", 2)
+        self.pilot_id = uuid4().hex
+        self.run = Run(
+            run_id=plan.get("run_id") or str(uuid4()),
+            workflow_version=1,
+            token="t",
+            prefect_api_url=plan.get("api_url", ""),
+            flow_run_id=plan.get("flow_run_id", ""),
+            prefect_detail=plan.get("detail", "auto"),
+        )
+        self.workflow = SimpleNamespace(table_name="Fake", items=1, prefect_detail="auto")
+        self.record = PilotRecord(pilot_id=self.pilot_id, array_index=plan.get("index"), batch_attempt=1)
+        self.stop = threading.Event()
+        self.ran: list[int] = []
+        self.signals = 0
+        self.told: dict[str, Any] = {}
+
+    def install_signals(self) -> None:
+        self.signals += 1
+        signal.signal(signal.SIGTERM, lambda *_: self.stop.set())
+
+    def observed_as(self, flow_run_id: str) -> None:
+        self.record = self.record.model_copy(update={"flow_run_id": flow_run_id})
+
+    def _call(self, index: int) -> NestResult:
+        started = time.time()
+        if not self.stop.wait(self.plan.get("seconds", 0.0)):
+            self.ran.append(index)
+            cause = Cause.TASK_ERROR if index in self.plan.get("failing", []) else Cause.DONE
+            return NestResult(cause=cause, exit_code=int(cause is not Cause.DONE), started=started, ended=time.time())
+        return NestResult(cause=Cause.DRAINED, started=started, ended=time.time())
+
+    def work(self, executor: Any = None, observer: Any = None) -> int:
+        pool = ThreadPoolExecutor(self.slots)
+        nests = self.plan.get("nests", 4)
+        item = Item(item_id=self.plan.get("item", "S1"), task_id="S1", state=State.LOCKED, fence=1, nests=nests)
+        if observer:
+            observer.claimed(Claim(item=item, pilot_id=self.pilot_id, deadline=time.monotonic() + 600))
+        print("working", flush=True)
+        open_: set[Future[NestResult]] = set()
+        todo = iter(range(nests))
+        more = True
+        while (more or open_) and not (self.stop.is_set() and not open_):
+            while more and len(open_) < self.slots and not self.stop.is_set():
+                index = next(todo, None)
+                if index is None:
+                    more = False
+                    break
+                nest = NestCall(
+                    item_id=item.item_id, task_id="S1", index=index, value=f"v{index}", fence=1, epoch=0, script="true"
+                )
+                call = partial(self._call, index)
+                open_.add(executor.submit(call, nest) if executor else pool.submit(call))
+            if self.stop.is_set():
+                more = False
+            if open_:
+                done, open_ = wait(open_, timeout=1.0, return_when=FIRST_COMPLETED)
+                for each in done:
+                    each.result()
+            if self.plan.get("rss") and len(self.ran) in (1, 1000):
+                self.told.setdefault(f"rss_{len(self.ran)}", rss_mb())
+        code = 75 if self.stop.is_set() else self.plan.get("code", 0)
+        self.record = self.record.model_copy(update={"leaving": "drained" if code == 75 else "empty"})
+        if observer:
+            observer.item_done(item.model_copy(update={"state": State.DONE}))
+            observer.leaving(self.record.leaving, code)
+        if self.plan.get("raise"):
+            raise RuntimeError("the pilot itself failed")
+        detail = getattr(executor, "detail", None)
+        self.told |= {
+            "ran": len(self.ran),
+            "twice": len(self.ran) - len(set(self.ran)),
+            "code": code,
+            "decided": time.time(),
+            "flow_run_id": self.record.flow_run_id,
+            "signals": self.signals,
+            "shown": detail and detail.nests_shown,
+            "not_shown": detail and detail.nests_not_shown,
+        }
+        return code
+
+
+def rss_mb() -> float:
+    """Resident memory of this process now, in MB."""
+    with open("/proc/self/statm") as file:  # noqa: PTH123
+        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+
+
+def main() -> None:
+    """Run a fake pilot as `pyanamo pilot` would, and tell how it went as the last line of standard output."""
+    pilot = FakePilot(json.loads(sys.argv[1]))
+    pilot.install_signals()
+    from pyanamo_flows.pilot import run_observed
+
+    try:
+        code = run_observed(pilot)
+    except RuntimeError as error:
+        pilot.told["raised"] = str(error)
+        code = 1
+    pilot.told |= {"returned": code, "prefect": "prefect" in sys.modules, "rss": rss_mb()}
+    print(json.dumps(pilot.told), flush=True)
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

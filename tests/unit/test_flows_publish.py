@@ -1,0 +1,88 @@
+"""Artifacts and events: what they hold, and that their failures stay theirs."""
+
+from __future__ import annotations
+
+import logging
+import re
+from types import SimpleNamespace
+
+from pyanamo_flows import publish
+
+from pyanamo_core.model import Cause, Counts, Item, Run, State
+
+
+def progress(**counts):
+    return SimpleNamespace(counts=Counts(**counts), live_pilots=0, note="", jobs={}, eta_seconds=None)
+
+
+def test_keys_of_artifacts_hold_only_what_prefect_takes():
+    for table in ("HaplotypeCaller", "my_table.v2", "ÄÖ--x"):
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", publish.key(table, "progress"))
+
+
+def test_a_call_that_fails_is_said_once_and_swallowed(caplog):
+    guard = publish.Guard("an artifact")
+
+    def fails() -> None:
+        raise ConnectionError("no route")
+
+    with caplog.at_level(logging.WARNING, "pyanamo.prefect"):
+        assert guard(fails) is None
+        assert guard(fails) is None
+    assert guard.failures == 2
+    assert len(caplog.records) == 1
+    assert "no route" in caplog.text
+
+
+def test_the_state_table_has_each_state_with_its_share():
+    rows = publish.state_rows(Counts(todo=1, done=3))
+    assert {row["state"]: (row["items"], row["share"]) for row in rows} == {
+        "todo": (1, "25.0 %"),
+        "waiting": (0, "0.0 %"),
+        "locked": (0, "0.0 %"),
+        "done": (3, "75.0 %"),
+        "failed": (0, "0.0 %"),
+        "cancelled": (0, "0.0 %"),
+    }
+
+
+def test_failed_and_cancelled_items_count_as_finished_progress():
+    assert publish.percent(Counts(todo=1, done=1, failed=1, cancelled=1)) == 75.0
+    assert publish.percent(Counts()) == 100.0
+
+
+def test_a_standstill_without_pilots_is_told_once_and_again_only_after_a_change():
+    now = [0.0]
+    watch = publish.StallWatch(600, clock=lambda: now[0])
+    assert watch.see(progress(todo=2)) == ""
+    now[0] = 599
+    assert watch.see(progress(todo=2)) == ""
+    now[0] = 601
+    assert "2 items are open" in watch.see(progress(todo=2))
+    now[0] = 2000
+    assert watch.see(progress(todo=2)) == ""
+    assert watch.see(progress(todo=1, done=1)) == ""
+    now[0] = 2700
+    assert "1 items are open" in watch.see(progress(todo=1, done=1))
+
+
+def test_a_run_with_nothing_open_never_stalls():
+    now = [0.0]
+    watch = publish.StallWatch(600, clock=lambda: now[0])
+    watch.see(progress(done=2))
+    now[0] = 10_000
+    assert watch.see(progress(done=2)) == ""
+
+
+def test_the_summary_names_failed_items_with_cause_and_what_to_do_next():
+    run = Run(run_id="r1", workflow_version=2, token="t", started=0.0, ended=7200.0, outcome="failed")
+    item = Item(
+        item_id="S|1", task_id="S1", state=State.FAILED, cause=Cause.TASK_ERROR, message="exit 1\nboom | x", tries=3
+    )
+    text = publish.summary(run, Counts(done=1, failed=1), "T", [item], 4, {"results": "s3://b/p"})
+    assert "## T: failed" in text
+    assert "2.00 h" in text
+    assert "| `S|1` | task_error | 3 | exit 1 boom \\| x |" in text
+    assert "and 4 more" in text
+    assert "pyanamo items retry" in text
+    assert "s3://b/p" in text
