@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
+from urllib.parse import unquote, urlsplit
 
 import typer
 
+from pyanamo.addressing import find_nests
 from pyanamo.context import Context, command
 from pyanamo.render import Told, span, table
 from pyanamo_core.errors import BadInput, NotFound, Surroundings
@@ -93,7 +95,7 @@ def get(
 
     row = context.ledger.item(item)
     definition = context.ledger.definition(row)
-    wanted = {_nest_number(row, definition.arguments, text) for text in nests or ()}
+    wanted = find_nests(item, definition, nests or ())
     fetched: list[Fetched] = []
     for one in results(context.ledger, [row], fetch=s3_fetch(context.clients)):
         if one.status != NestStatus.DONE or (wanted and one.nest not in wanted):
@@ -185,29 +187,15 @@ def _opened(file: str) -> Iterator[IO[str]]:
         part.unlink(missing_ok=True)
 
 
-def _nest_number(item: Item, values: tuple[str, ...], text: str) -> int:
-    from pyanamo_core.errors import NestMissing
-
-    if text in values:
-        return values.index(text)
-    if text.isdigit() and int(text) < max(1, len(values)):
-        return int(text)
-    raise NestMissing(item_id=item.item_id, nest=text)
-
-
 def _fetch(context: Context, row: Result, output: Output, target: Path) -> Fetched:
-    """Download one output beside its place, compare it with what was recorded, and only then put it there."""
-    from pyanamo_core.aws import explained
-
-    bucket, _, key = output.uri.removeprefix("s3://").partition("/")
+    """Copy one output beside its place, compare it with what was recorded, and only then put it there."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
     told: dict[str, Any] = {"uri": output.uri, "item_id": row.item_id, "nest": row.nest}
     try:
         digest, size = hashlib.sha256(), 0
-        with explained("s3", f"reading {output.uri}"), part.open("wb") as file:
-            body = context.clients.client("s3").get_object(Bucket=bucket, Key=key)["Body"]
-            for chunk in body.iter_chunks(CHUNK_BYTES):
+        with part.open("wb") as file:
+            for chunk in _chunks(context, output.uri):
                 digest.update(chunk)
                 size += file.write(chunk)
         if size != output.bytes:
@@ -218,6 +206,20 @@ def _fetch(context: Context, row: Result, output: Output, target: Path) -> Fetch
     finally:
         part.unlink(missing_ok=True)
     return Fetched(row.item_id, row.nest, output.uri, target, size)
+
+
+def _chunks(context: Context, uri: str) -> Iterator[bytes]:
+    """An output piece by piece: an object, or a file of this machine (a script may name a shared file system)."""
+    from pyanamo_core.aws import explained
+
+    if not uri.startswith("s3://"):
+        with Path(unquote(urlsplit(uri).path) if uri.startswith("file:") else uri).open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
+        return
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    with explained("s3", f"reading {uri}"):
+        yield from context.clients.client("s3").get_object(Bucket=bucket, Key=key)["Body"].iter_chunks(CHUNK_BYTES)
 
 
 def _view(rows: list[Result], more: bool, limit: int) -> Any:

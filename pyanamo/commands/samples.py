@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -39,6 +39,10 @@ class NoReads(NotFound):
     """There are no BAM or CRAM files below {where}. Check the address; a prefix of a bucket needs its whole first part."""
 
 
+class AliasMalformed(BadInput):
+    """Alias {alias} is not of the form NAME:SM, e.g. NA12878:1."""
+
+
 class SamplesRefused(BadInput):
     """{count} of {total} files below {where} cannot be used:
     {problems}"""
@@ -71,6 +75,12 @@ def list_samples(
     name: Annotated[
         list[str] | None, typer.Option("--name", help="Only this sample or ENA run (may be repeated).")
     ] = None,
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--alias", metavar="NAME:SM", help="Reads whose @RG SM is SM are of sample NAME (may be repeated)."
+        ),
+    ] = None,
     access: Annotated[Access, typer.Option("--access", help="How the bucket is read.")] = Access.ROLE,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Look into each file: sample, index, end.")] = True,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write a table of the samples there.")] = None,
@@ -83,13 +93,14 @@ def list_samples(
     bucket = where.removeprefix("s3://").partition("/")[0] if where.startswith("s3://") else ""
     clients = context.clients if bucket else None
     inputs = Inputs([BucketAccess(bucket, access.value)] if bucket else [], clients)
+    aliases = _aliases(alias or ())
     listed = list_reads(inputs, where)
     if not listed:
         raise NoReads(where=where)
-    chosen = _named(listed, name, where) if name else listed
+    chosen = _named(listed, name, where, aliases) if name else listed
     if random is not None:
         chosen = choose(chosen, random, seed)
-    samples = _looked_into(inputs, chosen) if check else [_unchecked(one) for one in chosen]
+    samples = _looked_into(inputs, chosen, aliases) if check else [_unchecked(one) for one in chosen]
     bad = [one for one in samples if one.problem]
     if bad:
         lines = [one.problem if one.problem.startswith(one.reads) else f"{one.reads}: {one.problem}" for one in bad]
@@ -117,7 +128,18 @@ def write_samples(path: Path, samples: Iterable[Sample]) -> None:
     part.replace(path)
 
 
-def _named(listed: Sequence[Reads], names: Sequence[str], where: str) -> list[Reads]:
+def _aliases(given: Iterable[str]) -> dict[str, str]:
+    """Name of a sample by the SM that its reads have."""
+    names: dict[str, str] = {}
+    for one in given:
+        new, colon, read_group_sample = one.partition(":")
+        if not (new and colon and read_group_sample):
+            raise AliasMalformed(alias=one)
+        names[read_group_sample] = new
+    return names
+
+
+def _named(listed: Sequence[Reads], names: Sequence[str], where: str, aliases: Mapping[str, str]) -> list[Reads]:
     from dataclasses import replace
 
     from pyanamo_core.errors import SampleMissing
@@ -129,15 +151,23 @@ def _named(listed: Sequence[Reads], names: Sequence[str], where: str) -> list[Re
         if not fitting:
             raise SampleMissing(sample=one, place=where, hint=f", which has {len(listed)} others")
         # A sample's name must be its SM; an ENA run says nothing about the sample.
-        found += [each if each.run == one else replace(each, name=one) for each in fitting]
+        renamed = next((sm for sm, new in aliases.items() if new == one), "")
+        found += [each if each.run == one else replace(each, name=one, read_group_sample=renamed) for each in fitting]
     return found
 
 
-def _looked_into(inputs: Inputs, chosen: Sequence[Reads]) -> list[Sample]:
+def _looked_into(inputs: Inputs, chosen: Sequence[Reads], aliases: Mapping[str, str]) -> list[Sample]:
+    from dataclasses import replace
+
     from pyanamo_core.genomics.samples import check_reads, duplicates
 
     with ThreadPoolExecutor(CHECKS_AT_A_TIME) as pool:
         checked = list(pool.map(lambda one: check_reads(inputs, one), chosen))
+    for place, one in enumerate(checked):
+        if one.sample in aliases and not one.reads.read_group_sample:
+            new = aliases[one.sample]
+            reads = replace(one.reads, name=new, read_group_sample=one.sample)
+            checked[place] = replace(one, reads=reads, sample=new)
     double = duplicates(checked)
     return [_sample(one, double) for one in checked]
 
