@@ -136,6 +136,14 @@ class Clients:
         self._given_region = region
         self._start_afresh()
 
+    @classmethod
+    def with_keys(cls, access_key: str, secret_key: str, endpoint_url: str | None, region: str) -> Clients:
+        """Clients with these keys, whatever the environment says (the local cloud's, which takes any)."""
+        import boto3
+
+        session = boto3.Session(aws_access_key_id=access_key, aws_secret_access_key=secret_key, region_name=region)
+        return cls(session, endpoint_url, region)
+
     def _start_afresh(self) -> None:
         self._lock = threading.RLock()
         self._session: Any = self._given_session

@@ -206,6 +206,10 @@ class CohortRefused(Refused):
     """Not gathered: {reason}."""
 
 
+class ParameterInvalid(BadInput):
+    """Parameter {name}: {reason}."""
+
+
 # ---------------------------------------------------------------------------------------------------- surroundings
 
 
@@ -271,3 +275,15 @@ class GatkMissing(Surroundings):
 
 class GatkPairRefused(Surroundings):
     """{gatk} cannot run on {java}: {reason}. Set GATK_JAR and JAVA to a pair that fits, or unset both to use PyAnamo's own."""
+
+
+class CallerFailed(PyAnamoError):
+    """{caller} failed with exit code {code}: {reason}"""
+
+
+class OutOfMemory(Surroundings):
+    """{what} ran out of memory: {reason}"""
+
+
+class OutputRefused(Surroundings):
+    """Results cannot be put into {where}: {reason}. Check that the bucket or folder exists and may be written to."""
