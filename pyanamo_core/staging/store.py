@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from pyanamo_core.clock import SystemClock
-from pyanamo_core.errors import HostFault
+from pyanamo_core.errors import HostFault, SetUpError
 from pyanamo_core.protocols import Clock
 
 LOCK_SECONDS: Final = 3600.0
@@ -69,6 +69,11 @@ class Store:
             return place
         with host_faults(f"staging into {self.root}"):
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if self.root.stat().st_uid != os.getuid():
+                # In a shared temporary folder anybody may have made it first, and could swap what we verified.
+                raise SetUpError(
+                    reason=f"{self.root} belongs to another user; set PYANAMO_STAGING to a folder of your own"
+                )
             with self._lock(key):
                 if place.is_dir():
                     return place

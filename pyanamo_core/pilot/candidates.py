@@ -1,0 +1,80 @@
+"""Which items to try to claim: todo, then waiting that are due, then locked whose lease is over.
+
+Nothing here is shared between pilots but the index: random start keys, random shards and a memory of what was tried
+lately keep thousands of them from running after the same few items.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+from typing import Final
+
+from pyanamo_core.model import State
+from pyanamo_core.protocols import Clock, Ledger
+
+PAGE: Final = 10
+EMPTY_SECONDS: Final = 10.0
+TRIED_SECONDS: Final = 10.0
+TRIED: Final = 200
+_ORDER: Final = (State.TODO, State.WAITING, State.LOCKED)
+
+
+class Candidates:
+    """Pages of item ids that may be free.
+
+    Args:
+        shards: of the queue index.
+        rest_seconds: how long an empty shard is not asked again (at most 10 s; a sweep's pause if that is shorter).
+    """
+
+    def __init__(self, ledger: Ledger, shards: int, clock: Clock, rng: random.Random, rest_seconds: float) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._rng = rng
+        self._shards = list(range(shards))
+        rng.shuffle(self._shards)
+        self._rest = min(EMPTY_SECONDS, rest_seconds)
+        self._remember = min(TRIED_SECONDS, max(rest_seconds, 0.2))
+        self._empty_until: dict[tuple[State, int], float] = {}
+        self._tried: OrderedDict[str, float] = OrderedDict()
+
+    def page(self) -> list[str]:
+        """The next page of candidates, in random order, without those tried lately; [] after a full sweep in vain."""
+        for state in _ORDER:
+            for shard in list(self._shards):
+                if self._empty_until.get((state, shard), 0.0) > self._clock.monotonic():
+                    continue
+                seen = self._ask(state, shard)
+                if not seen:
+                    self._empty_until[(state, shard)] = self._clock.monotonic() + self._rest
+                    continue
+                fresh = [each for each in seen if not self._tried_lately(each)]
+                if fresh:
+                    # The next page begins with the shard that had something.
+                    self._shards.remove(shard)
+                    self._shards.insert(0, shard)
+                    self._rng.shuffle(fresh)
+                    return fresh
+        return []
+
+    def tried(self, item_id: str) -> None:
+        """This one was tried: leave it to others for a while."""
+        self._tried[item_id] = self._clock.monotonic() + self._remember
+        self._tried.move_to_end(item_id)
+        while len(self._tried) > TRIED:
+            self._tried.popitem(last=False)
+
+    def forget(self) -> None:
+        """Something came free (an item of ours went back): empty shards may hold it."""
+        self._empty_until.clear()
+
+    def _tried_lately(self, item_id: str) -> bool:
+        until = self._tried.get(item_id)
+        return until is not None and until > self._clock.monotonic()
+
+    def _ask(self, state: State, shard: int) -> list[str]:
+        if state is not State.TODO:
+            return self._ledger.candidates(state, shard, limit=PAGE)
+        # Within the first priority that has items; the ledger wraps around at its end.
+        return self._ledger.candidates(state, shard, start=f"{self._rng.getrandbits(48):012x}", limit=PAGE)
