@@ -89,6 +89,7 @@ class Stage:
         self._child: subprocess.Popen[str] | None = None
         self._undo: list[tuple[str, Callable[[], Any]]] = []
         self._background: list[Background] = []
+        self._helpers: list[subprocess.Popen[str]] = []
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -116,6 +117,27 @@ class Stage:
         started = Background(name, call).start()
         self._background.append(started)
         return started
+
+    def helper(self, *command: str) -> str:
+        """Run a program silently, for the background: its standard output, or StepFailed with its last words."""
+        child = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._helpers.append(child)
+        told, _ = child.communicate()
+        self.check()
+        if child.returncode:
+            raise StepFailed(
+                command=f"{shlex.join(command)}: {told.strip()}", code=child.returncode, folder=self.folder
+            )
+        return told
 
     def on_end(self, what: str, undo: Callable[[], Any]) -> None:
         """How to stop what was started; called at the end, the last first, unless it went well and `keep` is set."""
@@ -176,6 +198,9 @@ class Stage:
             end_tree(self._child.pid)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._child.wait(1)
+        for one in self._helpers:
+            if one.poll() is None:
+                end_tree(one.pid, 1.0)
         for one in self._background:
             with contextlib.suppress(BaseException):
                 one.wait()

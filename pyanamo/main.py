@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from pyanamo.commands import items, loci, results, samples, settings, status
+from pyanamo.commands import demo, items, loci, results, samples, settings, status
 from pyanamo.context import INTERRUPTED, takes_globals
 
 GROUPS: dict[str, str] = {
@@ -23,6 +23,9 @@ GROUPS: dict[str, str] = {
 }
 
 COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
+    "Start": {
+        "demo": demo.demo,
+    },
     "Genomics": {
         "samples list": samples.list_samples,
         "loci plan": loci.plan,

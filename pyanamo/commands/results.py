@@ -225,9 +225,9 @@ def _chunks(context: Context, uri: str) -> Iterator[bytes]:
 def _view(rows: list[Result], more: bool, limit: int) -> Any:
     from rich.console import Group
 
-    from pyanamo_core.report.export import flat_figures
+    from pyanamo_core.report.figures import tabular
 
-    figures = [flat_figures(one.figures, "") for one in rows]
+    figures = [tabular(one.figures) for one in rows]
     names = [name for name in FIGURES if any(name in one for one in figures)]
     lines = [
         [

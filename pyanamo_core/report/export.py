@@ -8,11 +8,12 @@ from __future__ import annotations
 import csv
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import IO, Any, cast
+from typing import IO, Any
 
+from pyanamo_core.report.figures import tabular, text
 from pyanamo_core.report.results import Result
 
 COLUMNS = (
@@ -108,20 +109,7 @@ def flat(row: Result) -> dict[str, Any]:
     figures = told.pop("figures")
     told["outputs"] = ";".join(told["outputs"])
     told["tags"] = ";".join(told["tags"])
-    return told | flat_figures(figures)
-
-
-def flat_figures(figures: Mapping[str, Any], prefix: str = "figures.") -> dict[str, Any]:
-    """Figures as columns: nested objects by dotted names, lists joined by `;`."""
-    columns: dict[str, Any] = {}
-    for name, value in figures.items():
-        if isinstance(value, Mapping):
-            columns |= flat_figures(cast("Mapping[str, Any]", value), f"{prefix}{name}.")
-        elif isinstance(value, (list, tuple)):
-            columns[prefix + name] = ";".join(_text(one) for one in cast("list[Any]", value))
-        else:
-            columns[prefix + name] = value
-    return columns
+    return told | {f"figures.{name}": value for name, value in tabular(figures).items()}
 
 
 def iso(seconds: float | None) -> str | None:
@@ -129,14 +117,6 @@ def iso(seconds: float | None) -> str | None:
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value) if not isinstance(value, Mapping) else json.dumps(value, ensure_ascii=False)
 
 
 def _spooled(spool: IO[str]) -> Iterator[dict[str, Any]]:
@@ -150,12 +130,12 @@ def _write_table(rows: Iterable[dict[str, Any]], columns: list[str], stream: IO[
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(columns)
         for row in rows:
-            writer.writerow([_text(row.get(name)) for name in columns])
+            writer.writerow([text(row.get(name)) for name in columns])
             count += 1
         return count
     stream.write("\t".join(columns) + "\n")
     for row in rows:
-        stream.write("\t".join(_one_line(_text(row.get(name))) for name in columns) + "\n")
+        stream.write("\t".join(_one_line(text(row.get(name))) for name in columns) + "\n")
         count += 1
     return count
 
@@ -163,8 +143,8 @@ def _write_table(rows: Iterable[dict[str, Any]], columns: list[str], stream: IO[
 _SPACES = str.maketrans(dict.fromkeys("\t\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029", " "))
 
 
-def _one_line(text: str) -> str:
-    return text.translate(_SPACES)
+def _one_line(cell: str) -> str:
+    return cell.translate(_SPACES)
 
 
 def _write_json(rows: Iterable[Result], stream: IO[str]) -> int:

@@ -14,7 +14,8 @@ from typing import Any
 from pyanamo_core.errors import ExtraMissing, FolderMissing
 from pyanamo_core.model import Counts, Item, PilotRecord, Run, State
 from pyanamo_core.protocols import Ledger
-from pyanamo_core.report.export import flat_figures, iso
+from pyanamo_core.report.export import iso
+from pyanamo_core.report.figures import tabular
 from pyanamo_core.report.results import Fetch, Result, results
 from pyanamo_core.report.timeline import Timeline, draw, duration
 
@@ -36,6 +37,7 @@ PREFERRED = (
     "callable_fraction",
     "bases_missing",
     "reads",
+    "caller_peak_mb",
 )
 """QC figures of a gVCF that stand first; others follow in the order in which they are met."""
 
@@ -210,7 +212,7 @@ class _Gathered:
             self.nests_left_out += 1
         if row.status == "failed" and len(self.problems) < MAX_PROBLEMS:
             self.problems.append(row)
-        for name, value in flat_figures(row.figures, "").items():
+        for name, value in tabular(row.figures).items():
             if isinstance(value, (int, float)) and not isinstance(value, bool) and len(self._figures) < 200:
                 self._figures.setdefault(name)
         if row.item_id in self._items:
@@ -231,7 +233,8 @@ class _Gathered:
 
     def figure_names(self) -> tuple[str, ...]:
         first = [name for name in PREFERRED if name in self._figures]
-        rest = [name for name in self._figures if name not in PREFERRED]
+        # A gVCF's QC record has dozens more; they stand in the export.
+        rest = [] if len(first) > 2 else [name for name in self._figures if name not in PREFERRED]
         return tuple((first + rest)[:MAX_FIGURES])
 
     def lines(self) -> Iterable[ItemLine]:
@@ -315,7 +318,7 @@ def _when(seconds: float | None) -> str:
 
 
 def _figure(row: Result, name: str) -> str:
-    value = flat_figures(row.figures, "").get(name)
+    value = tabular(row.figures).get(name)
     if value is None:
         return ""
     if isinstance(value, float) and not value.is_integer():

@@ -11,6 +11,7 @@ import pytest
 from pyanamo_core.model import Output, State
 from pyanamo_core.report import Format, Result, export
 from pyanamo_core.report.export import COLUMNS
+from pyanamo_core.report.figures import tabular
 
 ROWS = [
     Result(
@@ -97,3 +98,22 @@ def test_no_rows_make_a_file_that_still_reads(form: Format):
         assert json.loads(stream.getvalue()) == []
     else:
         assert stream.getvalue().strip().replace(",", "\t").split("\t") == list(COLUMNS)
+
+
+def test_figures_of_several_gvcfs_become_their_totals_and_weighted_means():
+    # Given a nest that made two gVCFs, one of a big and deep locus, one of a small and shallow one
+    def gvcf(variants: int, ts: int, tv: int, bases: int, depth: float):
+        locus = {"locus": "c:1-9", "bases": bases, "mean_depth": depth, "callable_fraction": 1.0}
+        return {"name": "x", "variants": variants, "ts": ts, "tv": tv, "het": 2, "hom": 1, "loci": [locus]}
+
+    told = tabular(
+        {"sample": "A", "seconds": {"trim": 0.1}, "gvcfs": [gvcf(10, 4, 2, 900, 30.0), gvcf(2, 2, 1, 100, 10.0)]}
+    )
+    # Then counts are summed, ratios are of the sums, and means are by bases
+    assert (told["variants"], told["titv"], told["het_hom"], told["mean_depth"]) == (12, 2.0, 2.0, 28.0)
+    assert (told["sample"], told["seconds.trim"]) == ("A", 0.1)
+    assert "gvcfs" not in told
+
+
+def test_a_list_named_gvcfs_that_is_something_else_stays_what_it_is():
+    assert tabular({"gvcfs": ["a", "b"]}) == {"gvcfs": "a;b"}
