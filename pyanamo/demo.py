@@ -242,12 +242,9 @@ class _Demo:
         cloud: LocalCloud = cloud_up.wait()
         self.lay_out(cloud, cohort)
         tell.say(f"local cloud     {cloud.endpoint}   (S3, DynamoDB, Batch, Logs; up in {span(cloud_up.seconds)})")
-        prefect.wait()
-        tell.say(f"Prefect         {server.url}   (up in {span(prefect.seconds)})")
-        tell.say(gatk.wait().strip().splitlines()[-1])
-        self.result.prefect, self.result.cloud = server.url, cloud.endpoint
-        self.server, self.cloud = server, cloud
-        stage.set_environment(cloud.environment() | server.client_environment() | {"PYANAMO_TABLE": TABLE})
+        self.result.cloud = cloud.endpoint
+        self.server, self.cloud, self.prefect, self.gatk = server, cloud, prefect, gatk
+        stage.set_environment(cloud.environment() | {"PYANAMO_TABLE": TABLE})
         return cohort
 
     def simulate(self) -> Cohort:
@@ -300,11 +297,12 @@ class _Demo:
         target = max(10_000, -(-self.options.size * 5 // 24))
         self.type(f"loci plan data/{cohort.reference.name} --size {target} --out loci.txt")
         self.type(
-            "sheet make --samples samples.tsv --loci loci.txt --script 'HaplotypeCaller-1KG.sh {argument}' --out sheet.txt"
+            "sheet make --items samples.tsv --script 'HaplotypeCaller-1KG.sh {argument}' --args loci.txt --out sheet.txt"
         )
 
     def rehearse(self) -> None:
         self.tell.step("Rehearse one locus on this machine, exactly as a pilot would run it")
+        self.tell.say(self.gatk.wait().strip().splitlines()[-1])
         self.type("rehearse sheet.txt --workflow workflow.yaml --items 1 --nests 1")
 
     # ------------------------------------------------------------------------------------------- 4: the run
@@ -313,6 +311,10 @@ class _Demo:
         self.tell.step("Make the table, fill it, and run: pilots on Batch, flows in Prefect")
         self.type("workflow create workflow.yaml")
         self.type("sheet import sheet.txt")
+        self.prefect.wait()
+        self.result.prefect = self.server.url
+        self.stage.set_environment(self.server.client_environment())
+        self.tell.say(f"Prefect         {self.server.url}   (up in {span(self.prefect.seconds)})")
         self.type(f"run --pilots {self.options.pilots}")
 
     def look(self) -> None:

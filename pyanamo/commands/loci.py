@@ -81,7 +81,7 @@ def plan(
         planned,
         view=lambda rows: _view(rows, out),
         quiet=[one.locus for one in planned],
-        next=f"pyanamo sheet make --samples samples.tsv --loci {out} --out sheet.txt"
+        next=f"pyanamo sheet make --items samples.tsv --script 'HaplotypeCaller-1KG.sh {{argument}}' --args {out}"
         if out
         else f"pyanamo loci plan {f'--genome {genome}' if genome else reference} --size {size} --out loci.txt",
     )
