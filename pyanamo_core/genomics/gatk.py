@@ -246,7 +246,7 @@ def _fetch_jar(jar: Jar, incoming: Path, target: Path, repository: str | None) -
     found = _sha256(came)
     if found != jar.sha256:
         raise WrongHash(name=jar.name, got=found, expected=jar.sha256, bytes=came.stat().st_size)
-    os.replace(came, target / jar.name)
+    came.replace(target / jar.name)
 
 
 def _complete(folder: Path, jars: Sequence[Jar]) -> bool:
@@ -309,7 +309,7 @@ def train_aot_cache(gatk: Gatk, cache: Path, report: Report = print) -> None:
         command.insert(1, f"-XX:AOTCacheOutput={work / 'new.aot'}")
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
         if done.returncode == 0 and (work / "new.aot").exists():
-            os.replace(work / "new.aot", cache)
+            (work / "new.aot").replace(cache)
         else:
             lines = (done.stderr or done.stdout).strip().splitlines()
             report(

@@ -92,7 +92,7 @@ def open_gvcf(path: Path) -> Generator[tuple[list[str], Iterator[str]]]:
     with contextlib.ExitStack() as stack:
         try:
             packed = stack.enter_context(path.open("rb")).read(2) == b"\x1f\x8b"
-            stream = stack.enter_context(gzip.open(path, "rt") if packed else path.open())
+            stream = stack.enter_context(gzip.open(path, "rt") if packed else path.open())  # noqa: SIM115
         except OSError as error:
             raise GvcfInvalid(path=path, reason=f"it cannot be read ({error})") from error
         lines = _guarded(path, cast("Iterator[str]", stream))
@@ -175,7 +175,9 @@ class LocusFigures:
 
     def _block(self, record: Record, bases: int) -> None:
         values = record.sample()
-        quality = _number(values.get("GQ"))
+        # bcftools gives blocks no GQ: each reference read halves the odds of a heterozygote, 3 on the Phred scale.
+        depth = _number(values.get("DP") or values.get("MIN_DP"))
+        quality = _number(values["GQ"]) if "GQ" in values else min(99, 3 * depth)
         name = (
             "0"
             if quality <= 0
@@ -188,7 +190,7 @@ class LocusFigures:
             else "99"
         )
         self.ref_bases_by_gq[name] += bases
-        self.depth_sum += _number(values.get("DP") or values.get("MIN_DP")) * bases
+        self.depth_sum += depth * bases
         self.depth_bases += bases
 
     def _variant(self, record: Record) -> None:

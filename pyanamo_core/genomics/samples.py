@@ -17,8 +17,9 @@ from pyanamo_core.errors import PyAnamoError, ReadsInvalid, SampleMissing
 from pyanamo_core.genomics.inputs import Inputs
 from pyanamo_core.genomics.reads import default_indexes, open_reads
 
-# Below 1000G_2504_high_coverage: the 2,504 unrelated samples, and 698 related ones.
-DATA_FOLDERS = ("data", "additional_698_related/data")
+# Of 1000 Genomes: the 2,504 unrelated samples and the 698 related ones, from the bucket's root or from this folder.
+_ROOT = "1000G_2504_high_coverage"
+DATA_FOLDERS = ("data", "additional_698_related/data", f"{_ROOT}/data", f"{_ROOT}/additional_698_related/data")
 _READS = (".cram", ".bam")
 _RUN = re.compile(r"[ESD]RR\d{5,}")
 _ARGUMENT = re.compile(r"(?P<name>[^:=,/\s]+)(?::(?P<alias>[^=/\s]+))?=(?P<uri>.+)")

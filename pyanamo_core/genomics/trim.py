@@ -5,7 +5,8 @@ bcftools view -r does not clip blocks; neighbouring files would then overlap.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from pyanamo_core.genomics.gvcf import Record, open_gvcf, read_record
 from pyanamo_core.genomics.intervals import Locus
 
 
-def trim(source: Path, target: Path, loci: Sequence[Locus], reference: Path, header_lines: Sequence[str] = ()) -> int:
-    """Write what of `source` belongs to these loci (sorted, disjoint) to `target` (BGZF, with .tbi).
+def trim(
+    source: Path, targets: Mapping[Path, Sequence[Locus]], reference: Path, header_lines: Sequence[str] = ()
+) -> None:
+    """Write to each target (BGZF, with .tbi) what of `source` belongs to its loci (all sorted, disjoint).
 
     A variant record belongs to the locus in which it starts. A deletion that starts before a locus is the left
     neighbour's; its bases at the locus's start stay without a record.
@@ -23,46 +26,44 @@ def trim(source: Path, target: Path, loci: Sequence[Locus], reference: Path, hea
     Args:
         header_lines: further `##key=value` lines for the header.
 
-    Returns:
-        How many records were written.
-
     Raises:
         GvcfInvalid: the source is truncated.
     """
     pysam = require_pysam()
-    by_contig: dict[str, list[Locus]] = {}
-    for locus in loci:
-        by_contig.setdefault(locus.contig, []).append(locus)
-    first = dict.fromkeys(by_contig, 0)
-    written = 0
-    with (
-        open_gvcf(source) as (header, lines),
-        pysam.FastaFile(str(reference)) as bases,
-        pysam.BGZFile(str(target), "wb") as out,
-    ):
-        head = [*header[:-1], *(f"{line}\n" for line in header_lines), header[-1]]
-        out.write("".join(head).encode())
+    with contextlib.ExitStack() as stack:
+        header, lines = stack.enter_context(open_gvcf(source))
+        bases = stack.enter_context(pysam.FastaFile(str(reference)))
+        head = "".join([*header[:-1], *(f"{line}\n" for line in header_lines), header[-1]]).encode()
+        by_contig: dict[str, list[tuple[Locus, Any]]] = {}
+        for target, loci in targets.items():
+            out = stack.enter_context(pysam.BGZFile(str(target), "wb"))
+            out.write(head)
+            for locus in loci:
+                by_contig.setdefault(locus.contig, []).append((locus, out))
+        for places in by_contig.values():
+            places.sort(key=lambda place: place[0])
+        first = dict.fromkeys(by_contig, 0)
         for line in lines:
             record = read_record(line)
-            here = by_contig.get(record.contig)
-            if here is None:
+            places = by_contig.get(record.contig)
+            if places is None:
                 continue
             number = first[record.contig]
-            while number < len(here) and here[number].end < record.position:
+            while number < len(places) and places[number][0].end < record.position:
                 number += 1
             first[record.contig] = number
-            while number < len(here) and here[number].start <= record.end:
-                kept = _within(record, here[number], bases)
+            while number < len(places) and places[number][0].start <= record.end:
+                locus, out = places[number]
+                kept = within(record, locus, bases)
                 if kept is not None:
                     out.write(kept.encode())
-                    written += 1
                 number += 1
-    pysam.tabix_index(str(target), preset="vcf", force=True)
-    return written
+    for target in targets:
+        pysam.tabix_index(str(target), preset="vcf", force=True)
 
 
-def _within(record: Record, locus: Locus, bases: Any) -> str | None:
-    """The record's line as far as it belongs to the locus."""
+def within(record: Record, locus: Locus, bases: Any) -> str | None:
+    """The record's line as far as it belongs to the locus; `bases` is the open reference."""
     if not record.block:
         inside = locus.start <= record.position <= locus.end
         return "\t".join(record.fields) + "\n" if inside else None
