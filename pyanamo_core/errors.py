@@ -137,6 +137,10 @@ class BucketMissing(NotFound):
     """The bucket of {uri} does not exist. Create it, or name another one in the workflow file's `buckets: results:`."""
 
 
+class SheetConflict(Refused):
+    """{count} items of {path} stand in table {table} with another definition and were left alone, e.g. {example}. Import with --update to edit them, or give them other ids."""
+
+
 class QueueClosed(Surroundings):
     """Job queue {queue} takes no jobs: state {state}, status {status}{reason}. Enable it with: aws batch update-job-queue --job-queue {queue} --state ENABLED"""
 

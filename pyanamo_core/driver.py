@@ -1,0 +1,483 @@
+"""A run from start to end in plain Python: provision, import, begin, fan out, watch, drain, cancel, recover.
+
+    clients = Clients()
+    outcome = driver.run(clients, read_workflow("workflow.yaml"), sheet=read_sheet("sheet.txt"))
+
+The command and the flows call these functions and nothing below them. Each can be repeated: a second `provision` changes
+nothing, a second `fan_out` submits nothing, `cancel` twice cancels once, and a `watch` carries on where one ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from pyanamo_core.aws import Clients, code_of, explain, is_aws_error
+from pyanamo_core.clock import SystemClock
+from pyanamo_core.errors import (
+    AccessDenied,
+    AwsMissing,
+    BucketMissing,
+    PyAnamoError,
+    RunConflict,
+    RunMissing,
+    SheetConflict,
+)
+from pyanamo_core.fleet.batch import Batch
+from pyanamo_core.fleet.explain import Finding, findings, look
+from pyanamo_core.fleet.plan import DUE_SOON_SECONDS
+from pyanamo_core.fleet.progress import Outcome, Progress
+from pyanamo_core.fleet.recover import find_gone, owners_of, take_back
+from pyanamo_core.fleet.submit import Patience
+from pyanamo_core.fleet.watch import Watch
+from pyanamo_core.model import Limits, Mode, Run, State
+from pyanamo_core.protocols import Clock, Ledger
+from pyanamo_core.workflow import Workflow
+
+if TYPE_CHECKING:
+    from pyanamo_core.importer import ImportReport
+    from pyanamo_core.sheet import Sheet
+
+__all__ = [
+    "Finding",
+    "Outcome",
+    "Patience",
+    "Progress",
+    "Provisioned",
+    "RecoverReport",
+    "begin",
+    "cancel",
+    "drain",
+    "explain_run",
+    "fan_out",
+    "provision",
+    "recover",
+    "run",
+    "watch",
+    "watcher_name",
+]
+
+log = logging.getLogger(__name__)
+
+CANCEL_WAIT_SECONDS: Final = 45.0
+"""Batch gives a terminated pilot 30 s."""
+CANCEL_POLL_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True)
+class Provisioned:
+    """What `provision` found or made."""
+
+    table: str
+    created: bool
+    """Was the table made now?"""
+    version: int
+    """Of the workflow, in the table."""
+
+
+@dataclass(frozen=True)
+class RecoverReport:
+    """What `recover` did."""
+
+    locked: int
+    """Items that were locked."""
+    gone: tuple[str, ...] = ()
+    """Pilots that Batch says are gone."""
+    items: tuple[str, ...] = ()
+    """Items taken back."""
+    refused: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Items left alone by the ledger, and why."""
+    joined: int = 0
+    """Attempt rows that got Batch's cause."""
+    unwatched: tuple[str, ...] = ()
+    """Live runs that nobody watches."""
+
+
+def watcher_name() -> str:
+    """A name for a watcher, unique to this call: two watchers of one name would share their lease."""
+    return f"{socket.gethostname()[:32]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
+def provision(
+    clients: Clients,
+    workflow: Workflow,
+    *,
+    deletion_protection: bool = True,
+    pitr: bool = True,
+    tags: Mapping[str, str] | None = None,
+) -> Provisioned:
+    """Check queue, job definition and buckets; then make the table where it is missing, and store the workflow in it.
+
+    Args:
+        deletion_protection, pitr, tags: of a table that is made now.
+
+    Raises:
+        QueueMissing, QueueClosed, DefinitionMissing, BucketMissing: nothing was made.
+        ForeignTable, SchemaNewer: the table is not ours to use.
+    """
+    from pyanamo_core.ledger import Ledger as DynamoLedger
+    from pyanamo_core.ledger.table import create_table
+
+    batch = Batch(clients)
+    batch.open_queue(workflow.queue)
+    batch.definition(workflow.job_definition)
+    for uri in dict.fromkeys(filter(None, (workflow.buckets.results, workflow.buckets.logs))):
+        _check_bucket(clients, uri)
+    created = create_table(
+        clients, workflow.table_name, deletion_protection=deletion_protection, pitr=pitr, tags=tags, wait=True
+    )
+    version = DynamoLedger(clients, workflow.table_name, rules=workflow.rules).add_workflow(workflow)
+    return Provisioned(workflow.table_name, created, version)
+
+
+def _check_bucket(clients: Clients, uri: str) -> None:
+    bucket = uri.removeprefix("s3://").partition("/")[0]
+    try:
+        clients.client("s3").head_bucket(Bucket=bucket)
+    except Exception as error:
+        if not is_aws_error(error):
+            raise
+        told = explain(error, "s3", "HeadBucket")
+        if isinstance(told, AwsMissing) or code_of(error) in ("404", "NoSuchBucket"):
+            raise BucketMissing(uri=uri) from error
+        if isinstance(told, AccessDenied):
+            # Pilots write with a role of their own; ours need not see the bucket.
+            log.warning("bucket %s cannot be checked from here: %s", bucket, told)
+            return
+        raise told from error
+
+
+def begin(
+    ledger: Ledger,
+    version: int,
+    workflow: Workflow,
+    *,
+    run_id: str | None = None,
+    pilots: int | None = None,
+    flow_run_id: str = "",
+    prefect_api_url: str = "",
+    prefect_detail: str = "auto",
+    max_failures: int | None = None,
+    clock: Clock | None = None,
+) -> Run:
+    """Store a new run, or give back the one of this id that is live already.
+
+    Args:
+        version: of the workflow in the table, pinned by the run.
+        run_id: a flow run's id; None makes a UUID.
+        pilots, max_failures: None takes the workflow's.
+        prefect_api_url: the address that pilots use; empty: they do without Prefect.
+
+    Raises:
+        RunConflict: the run has ended or has other content, or another live run pins another revision.
+    """
+    standing = _standing(ledger, run_id) if run_id else None
+    if standing is not None and standing.ended is not None:
+        raise RunConflict(run_id=standing.run_id, reason=f"it has ended ({standing.outcome}); begin a new one")
+    limits = Limits(
+        max_failures=max_failures if max_failures is not None else workflow.budgets.max_failures,
+        max_pilots=pilots if pilots is not None else workflow.pilots,
+        items_per_pilot=workflow.items,
+    )
+    if standing is not None and pilots is None and max_failures is None:
+        limits = standing.limits
+    return ledger.begin_run(
+        Run(
+            run_id=run_id or str(uuid.uuid4()),
+            workflow_version=version,
+            revision=workflow.revision,
+            token=_token(workflow.name),
+            limits=limits,
+            started=(clock or SystemClock()).now(),
+            prefect_api_url=prefect_api_url,
+            flow_run_id=flow_run_id,
+            prefect_detail=prefect_detail,
+        )
+    )
+
+
+def _standing(ledger: Ledger, run_id: str) -> Run | None:
+    try:
+        return ledger.run(run_id)
+    except RunMissing:
+        return None
+
+
+def _token(name: str) -> str:
+    """Prefix of a run's job names: Batch takes letters, digits, `-` and `_`, and its filter by name ignores case."""
+    told = re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:60].lstrip("-_")
+    return f"{told or 'pyanamo'}-{uuid.uuid4().hex[:12]}"
+
+
+def fan_out(
+    clients: Clients,
+    ledger: Ledger,
+    run: Run,
+    workflow: Workflow,
+    *,
+    watcher: str,
+    environment: Mapping[str, str] | None = None,
+    clock: Clock | None = None,
+    patience: Patience | None = None,
+) -> Run:
+    """Submit the run's pilots, as many as its items ask for and its limit allows; those that live count, so that a
+    second call submits nothing. A run that was cancelled or drained submits nothing.
+
+    Args:
+        watcher: see `watcher_name`.
+        environment: overrides for the pilots.
+
+    Raises:
+        SubmitRefused, DefinitionMissing, OverridesTooBig: nothing was submitted, and why.
+    """
+    one = Watch(
+        clients,
+        ledger,
+        run.run_id,
+        workflow,
+        watcher=watcher,
+        clock=clock,
+        environment=environment,
+        patience=patience,
+    )
+    return one.fan_out()
+
+
+def watch(
+    clients: Clients,
+    ledger: Ledger,
+    run_id: str,
+    workflow: Workflow,
+    *,
+    watcher: str,
+    on_progress: Callable[[Progress], None] | None = None,
+    stop: threading.Event | None = None,
+    environment: Mapping[str, str] | None = None,
+    clock: Clock | None = None,
+    patience: Patience | None = None,
+) -> Outcome:
+    """Watch a run to its end: top up, take back, stop, end. Several may watch; one acts, the others look on.
+
+    Args:
+        workflow: the version that the run pins.
+        watcher: see `watcher_name`.
+        on_progress: called at each poll.
+        stop: set from elsewhere, it ends the watch and not the run; the outcome is then "".
+
+    Raises:
+        RunMissing: there is no such run.
+        PyAnamoError: credentials, permissions, or AWS silent for ten minutes; the run goes on.
+    """
+    one = Watch(
+        clients,
+        ledger,
+        run_id,
+        workflow,
+        watcher=watcher,
+        clock=clock,
+        environment=environment,
+        patience=patience,
+        on_progress=on_progress,
+        stop=stop,
+    )
+    return one.until_end()
+
+
+def drain(ledger: Ledger, run_id: str, reason: str = "") -> Run:
+    """Let the run's pilots finish what they hold and claim no more. Its watcher ends it when they have left.
+
+    Raises:
+        RunMissing, RunConflict: there is no such run, it has ended, or it was cancelled.
+    """
+    standing = ledger.run(run_id)
+    if standing.ended is not None:
+        raise RunConflict(run_id=run_id, reason=f"it has ended ({standing.outcome})")
+    return ledger.set_mode(run_id, Mode.DRAIN, reason)
+
+
+def cancel(
+    clients: Clients,
+    ledger: Ledger,
+    run_id: str,
+    reason: str = "",
+    *,
+    wait_seconds: float = CANCEL_WAIT_SECONDS,
+    clock: Clock | None = None,
+    patience: Patience | None = None,
+) -> Run:
+    """Stop a run's pilots at once: they hand back what they hold; items are left as they are.
+
+    First the run's mode, which pilots and watchers obey by themselves, then TerminateJob for each of its jobs, those that
+    were reserved and never settled included, by their names. Can be repeated, and from several places at a time.
+
+    Args:
+        wait_seconds: how long to wait for the jobs' end; the run's row is ended with them. 0 does not wait.
+
+    Raises:
+        RunMissing: there is no such run.
+    """
+    time = clock or SystemClock()
+    wanted = patience or Patience()
+    standing = ledger.run(run_id)
+    if standing.ended is not None:
+        return standing
+    ledger.set_mode(run_id, Mode.CANCEL, reason)
+    batch = Batch(clients)
+    began = time.monotonic()
+    asked: set[str] = set()
+    absent: dict[str, int] = {}
+    looks = 0
+    while True:
+        standing = ledger.run(run_id)
+        if standing.ended is not None:
+            return standing
+        unsettled = [each for each in standing.submissions if each.outcome == "reserved"]
+        job_ids = [each.job_id for each in standing.submissions if each.job_id]
+        job_ids += [found.job_id for each in unsettled for found in batch.find(each.name, each.queue)]
+        looks += 1
+        jobs = batch.describe(job_ids)
+        left = False
+        for job_id in job_ids:
+            job = jobs.get(job_id)
+            if job is not None and job.ended:
+                continue
+            if job_id not in asked:
+                batch.terminate(job_id, reason or "the run was cancelled")
+                asked.add(job_id)
+            absent[job_id] = absent.get(job_id, 0) + 1 if job is None else 0
+            left = left or absent[job_id] < wanted.missing_polls
+        # Nobody submits later than the window after a reservation, and whoever does so after this reads the mode first.
+        may_come = any(time.now() < each.reserved_at + wanted.window_seconds for each in unsettled)
+        if not left and not may_come and (not unsettled or looks >= wanted.look_polls):
+            return ledger.end_run(run_id, "cancelled", standing.reason)
+        if time.monotonic() - began >= wait_seconds:
+            return standing
+        time.sleep(CANCEL_POLL_SECONDS)
+
+
+def recover(clients: Clients, ledger: Ledger, *, clock: Clock | None = None) -> RecoverReport:
+    """Take back at once the items of pilots that Batch says are gone, and name the live runs that nobody watches.
+
+    Asks Batch only about pilots that hold an item, 100 a call. What Batch does not know comes back by its lease.
+    """
+    now = (clock or SystemClock()).now()
+    locked = list(ledger.items(State.LOCKED))
+    gone = find_gone(Batch(clients), owners_of(ledger, locked))
+    taken = take_back(ledger, gone, locked)
+    return RecoverReport(
+        locked=len(locked),
+        gone=tuple(sorted(gone)),
+        items=taken.items,
+        refused=taken.refused,
+        joined=taken.joined,
+        unwatched=tuple(run.run_id for run in ledger.live_runs() if run.watcher_lease_end <= now),
+    )
+
+
+def explain_run(clients: Clients, ledger: Ledger, run_id: str, workflow: Workflow) -> list[Finding]:
+    """Why a run does not go on, the gravest first; empty if nothing keeps it."""
+    standing = ledger.run(run_id)
+    batch = Batch(clients)
+    jobs = batch.describe(each.job_id for each in standing.submissions if each.job_id)
+    seen = look(
+        batch,
+        standing,
+        ledger.counts(),
+        ledger.claimable(within_seconds=DUE_SOON_SECONDS),
+        list(jobs.values()),
+        queue=workflow.queue,
+        definition=workflow.job_definition,
+    )
+    return findings(seen)
+
+
+def run(
+    clients: Clients,
+    workflow: Workflow,
+    *,
+    sheet: Sheet | None = None,
+    update: bool = False,
+    run_id: str | None = None,
+    pilots: int | None = None,
+    max_failures: int | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_import: Callable[[int, int], None] | None = None,
+    on_begin: Callable[[Run], None] | None = None,
+    stop: threading.Event | None = None,
+    environment: Mapping[str, str] | None = None,
+    clock: Clock | None = None,
+    patience: Patience | None = None,
+) -> Outcome:
+    """Everything: provision, import, begin, fan out, watch.
+
+    Args:
+        sheet: as `sheet.read_sheet` gives it; None runs what the table holds.
+        update: edit items that stand with another definition, instead of refusing the sheet.
+        run_id: of a run that is live already: it is resumed.
+        on_import: told (items so far, items of the sheet).
+        on_begin: told the run's row before anything is submitted.
+
+    Raises:
+        SheetConflict: items stand with another definition; nothing was submitted.
+        PyAnamoError: as the parts raise them. A run whose first submission is refused is ended as `stopped`.
+    """
+    from pyanamo_core.ledger import Ledger as DynamoLedger
+
+    done = provision(clients, workflow)
+    ledger = DynamoLedger(clients, done.table, rules=workflow.rules, clock=clock)
+    if sheet is not None:
+        _import(ledger, sheet, workflow, update, on_import)
+    begun = begin(ledger, done.version, workflow, run_id=run_id, pilots=pilots, max_failures=max_failures, clock=clock)
+    if on_begin is not None:
+        on_begin(begun)
+    watcher = watcher_name()
+    try:
+        fan_out(
+            clients,
+            ledger,
+            begun,
+            workflow,
+            watcher=watcher,
+            environment=environment,
+            clock=clock,
+            patience=patience,
+        )
+    except PyAnamoError as error:
+        if all(each.outcome == "failed" for each in ledger.run(begun.run_id).submissions):
+            ledger.end_run(begun.run_id, "stopped", str(error))
+        raise
+    return watch(
+        clients,
+        ledger,
+        begun.run_id,
+        workflow,
+        watcher=watcher,
+        on_progress=on_progress,
+        stop=stop,
+        environment=environment,
+        clock=clock,
+        patience=patience,
+    )
+
+
+def _import(
+    ledger: Ledger, sheet: Sheet, workflow: Workflow, update: bool, on_import: Callable[[int, int], None] | None
+) -> ImportReport:
+    from pyanamo_core.importer import import_sheet
+
+    report = import_sheet(ledger, sheet, update=update, progress=on_import, revision=workflow.revision)
+    if report.conflicts:
+        raise SheetConflict(
+            count=report.conflicts,
+            path=sheet.path,
+            table=ledger.table,
+            example=report.shown_conflicts[0].item_id,
+        )
+    return report

@@ -1,0 +1,412 @@
+"""The watcher of a run: brings Batch and the ledger together, tops up, explains, and ends the run.
+
+It is a view with hands: pilots need no watcher. If it dies, the next one takes its lease over and carries on from the run
+row; two at a time are told apart by the fence, and the second only looks on. Each poll is one renewal of the lease, one
+DescribeJobs per 100 submissions and the ledger's counts, whatever the number of items; all else is asked only on a change.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final
+
+from pyanamo_core.aws import Clients
+from pyanamo_core.clock import SystemClock
+from pyanamo_core.errors import AwsFailed, EndpointDown, OutcomeUnknown, PyAnamoError, RunConflict, SubmitRefused
+from pyanamo_core.fleet import explain, plan
+from pyanamo_core.fleet.batch import Batch
+from pyanamo_core.fleet.progress import Outcome, Progress, Rate
+from pyanamo_core.fleet.sight import Sight
+from pyanamo_core.fleet.submit import Patience, Submitter
+from pyanamo_core.model import Counts, Mode, Run
+from pyanamo_core.protocols import Clock, Ledger
+from pyanamo_core.workflow import Workflow
+
+log = logging.getLogger(__name__)
+
+LEASE_POLLS: Final = 4
+LEASE_MIN_SECONDS: Final = 10.0
+EMPTY_POLLS: Final = 2
+"""In so many polls in a row nothing must be left (or claimable): an item that moves may be missing from an index page."""
+REPEAT_SECONDS: Final = 60.0
+"""Between two CancelJob or TerminateJob of one job, and two explanations."""
+REFUSALS: Final = 3
+"""Refused submissions in a row that stop a run."""
+BLIND_SECONDS: Final = 600.0
+"""How long a watcher goes on without AWS answering."""
+SLICE_SECONDS: Final = 0.5
+
+
+class Watch:
+    """Watches one run. Not for several threads; `poll` is one step, `until_end` all of them.
+
+    Args:
+        watcher: name of this watcher, unique to its process: two that share a name would share the lease.
+        environment: overrides for pilots, beside the run's own.
+        on_progress: called at each poll; what it raises is logged once.
+        stop: set from elsewhere, it ends the watch (not the run).
+    """
+
+    def __init__(
+        self,
+        clients: Clients,
+        ledger: Ledger,
+        run_id: str,
+        workflow: Workflow,
+        *,
+        watcher: str,
+        clock: Clock | None = None,
+        environment: Mapping[str, str] | None = None,
+        patience: Patience | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self._ledger, self._run_id, self._workflow, self._watcher = ledger, run_id, workflow, watcher
+        self._clock: Clock = clock or SystemClock()
+        self._patience = patience or Patience()
+        self._batch = Batch(clients)
+        self._submitter = Submitter(
+            ledger,
+            self._batch,
+            self._clock,
+            queue=workflow.queue,
+            definition=workflow.job_definition,
+            environment=environment,
+            patience=self._patience,
+        )
+        self._on_progress, self._stop = on_progress, stop or threading.Event()
+        self._sight = Sight(ledger, self._batch, self._clock, workflow, self._patience)
+        self._told_callback_failure = False
+        self._poll_seconds = workflow.timing.poll_seconds
+        self._held: Run | None = None
+
+        self._rate = Rate()
+        self._needed = True
+        self._empty_polls = 0
+        self._empty_since: float | None = None
+        self._unclaimable_polls = 0
+        self._ending_since: float | None = None
+        self._top_up_at: float | None = None
+        self._top_up_mark = (0, 0)
+        self._rounds = 0
+        self._asked_to_end: dict[tuple[str, str], float] = {}
+        self._refusals = 0
+        self._stuck_since: float | None = None
+        self._explained: tuple[float, str] | None = None
+        self._notes: list[str] = []
+
+    # ------------------------------------------------------------------------------------------ all of it
+
+    def until_end(self) -> Outcome:
+        """Poll until the run has ended, or `stop` is set.
+
+        Raises:
+            PyAnamoError: what no patience mends (credentials, permissions, a missing table), AWS unreachable from the
+                start, or silent for 10 minutes.
+        """
+        seen = False
+        blind_since: float | None = None
+        try:
+            while True:
+                try:
+                    outcome = self.poll()
+                    seen, blind_since = True, None
+                except RunConflict as error:
+                    log.info("another watcher has taken run %s over: %s", self._run_id, error)
+                    self._held, outcome = None, None
+                except (OutcomeUnknown, AwsFailed, EndpointDown) as error:
+                    now = self._clock.monotonic()
+                    blind_since = blind_since if blind_since is not None else now
+                    log.warning("poll of run %s failed: %s", self._run_id, error)
+                    if not seen or now - blind_since >= BLIND_SECONDS:
+                        raise
+                    outcome = None
+                if outcome is not None:
+                    return outcome
+                if self._pause(self._poll_seconds):
+                    return self._stopped()
+        finally:
+            self.release()
+
+    def fan_out(self) -> Run:
+        """Settle what is open, top up once, and wait until the outcome of the submission is known (≤ some minutes).
+
+        Returns:
+            The run's row: unchanged if another watcher holds it, the run has ended, or nothing is claimable.
+
+        Raises:
+            SubmitRefused, QueueClosed, DefinitionMissing …: nothing was submitted, and why.
+        """
+        try:
+            run = self._take()
+            while run is not None and run.ended is None and self._submitter.is_open(run):
+                run = self._submitter.settle(run)
+                if self._submitter.is_open(run) and self._pause(self._poll_seconds):
+                    return run
+                run = self._take()
+            if run is None or run.ended is not None or run.mode is not Mode.RUN:
+                return run or self._ledger.run(self._run_id)
+            self._sight.look_at_jobs(run)
+            self._sight.refresh_pilots(run, force=True)
+            run = self._top_up(run, self._ledger.claimable(within_seconds=plan.DUE_SOON_SECONDS), refused=None)
+            while self._submitter.is_open(run) and not self._pause(self._poll_seconds):
+                renewed = self._take()
+                if renewed is None:
+                    break
+                run = self._submitter.settle(renewed)
+            return self._ledger.run(self._run_id)
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Give the lease back, so that the next watcher need not wait for its end (best effort)."""
+        held, self._held = self._held, None
+        if held is None:
+            return
+        try:
+            self._ledger.release_watch(held)
+        except PyAnamoError as error:
+            log.warning("the watch of run %s was not given back: %s", self._run_id, error)
+
+    def _stopped(self) -> Outcome:
+        reason = f"the watch was stopped, the run goes on; see it again with: pyanamo watch {self._run_id}"
+        return Outcome(self._ledger.run(self._run_id), self._ledger.counts(), "", reason)
+
+    def _pause(self, seconds: float) -> bool:
+        """Sleep; True as soon as the watch shall stop."""
+        left = seconds
+        while left > 0 and not self._stop.is_set():
+            part = min(SLICE_SECONDS, left)
+            self._clock.sleep(part)
+            left -= part
+        return self._stop.is_set()
+
+    def _take(self) -> Run | None:
+        lease = max(LEASE_MIN_SECONDS, LEASE_POLLS * self._poll_seconds)
+        self._held = self._ledger.take_watch(self._run_id, self._watcher, lease)
+        return self._held
+
+    # ------------------------------------------------------------------------------------------ one poll
+
+    def poll(self) -> Outcome | None:
+        """One look and what follows from it; the outcome once the run has ended."""
+        self._notes = []
+        run = self._take()
+        if run is None:
+            return self._look_on()
+        if run.ended is not None:
+            self._held = None
+            return self._outcome(run, self._ledger.counts())
+        run = self._submitter.settle(run, needed=self._needed)
+        self._sight.look_at_jobs(run)
+        self._sight.refresh_pilots(run)
+        counts = self._ledger.counts()
+        if self._sight.mark_progress(counts):
+            self._rounds = 0
+        self._sight.take_back()
+        if run.mode is Mode.RUN:
+            run, ended = self._go_on(run, counts)
+        else:
+            ended = self._wind_up(run, counts)
+        self._rate.see(self._clock.monotonic(), counts.done + counts.failed)
+        self._tell(run, counts)
+        if not ended:
+            return None
+        outcome, reason = plan.outcome_of(run, counts)
+        run = self._ledger.end_run(self._run_id, outcome, reason)
+        self._held = None
+        return self._outcome(run, counts)
+
+    def _look_on(self) -> Outcome | None:
+        """Another watcher holds the run."""
+        run = self._ledger.run(self._run_id)
+        counts = self._ledger.counts()
+        if run.ended is not None:
+            return self._outcome(run, counts)
+        self._rate.see(self._clock.monotonic(), counts.done + counts.failed)
+        self._notes.append(f"watcher {run.watcher} holds this run, we look on")
+        self._sight.look_at_jobs(run)
+        self._tell(run, counts)
+        return None
+
+    def _outcome(self, run: Run, counts: Counts) -> Outcome:
+        return Outcome(run, counts, run.outcome, run.reason)
+
+    def _tell(self, run: Run, counts: Counts) -> None:
+        if self._on_progress is None:
+            return
+        progress = Progress(
+            counts=counts,
+            run=run,
+            live_pilots=self._sight.live(run),
+            jobs=self._sight.by_status(),
+            rate_per_second=self._rate.per_second,
+            eta_seconds=self._rate.eta_seconds(counts.open),
+            note="; ".join(self._notes),
+        )
+        try:
+            self._on_progress(progress)
+        except Exception:  # a display that fails must not end the watch
+            if not self._told_callback_failure:
+                log.exception("showing the progress failed; the watch goes on")
+            self._told_callback_failure = True
+
+    # ------------------------------------------------------------------------------------------ acting
+
+    def _go_on(self, run: Run, counts: Counts) -> tuple[Run, bool]:
+        """A run in mode `run`: stop it, end it, or top it up. Says whether it has ended."""
+        live = self._sight.live(run)
+        reason = (
+            plan.stop_for_failures(counts, run.limits.max_failures)
+            or plan.stop_for_set_up(self._sight.pilots)
+            or (plan.stop_for_fruitless(self._sight.fruitless, live=live) if counts.open else "")
+        )
+        if reason and counts.open:
+            return self._halt(reason), False
+        if counts.open == 0:
+            return run, self._end_game(run, live)
+        self._empty_polls, self._empty_since, self._ending_since = 0, None, None
+
+        at_limit = counts.todo > 0 and live >= run.limits.max_pilots
+        claimable = counts.todo if at_limit else self._ledger.claimable(within_seconds=plan.DUE_SOON_SECONDS)
+        self._needed = claimable > 0
+        self._unclaimable_polls = 0 if claimable else self._unclaimable_polls + 1
+        if self._unclaimable_polls >= EMPTY_POLLS:
+            self._cancel_waiting(run, "nothing is left to claim")
+        elif claimable and not self._submitter.is_open(run):
+            run = self._top_up(run, claimable, refused=self._refused)
+        self._explain_if_stuck(run, counts, claimable)
+        return run, False
+
+    def _top_up(self, run: Run, claimable: int, *, refused: Callable[[Run, SubmitRefused], Run] | None) -> Run:
+        """Submit what the work asks for and the limit leaves. `refused` None lets a refusal pass to the caller."""
+        live = self._sight.live(run)
+        leaving = min(live, self._sight.pilots.leaving)
+        pilots = plan.plan_top_up(
+            claimable=claimable,
+            items_per_pilot=run.limits.items_per_pilot,
+            could_claim=live - leaving,
+            live=live,
+            max_pilots=run.limits.max_pilots,
+        )
+        if pilots == 0:
+            return run
+        now = self._clock.monotonic()
+        rounds = self._rounds + 1 if live == 0 and self._top_up_mark == self._sight.progress_mark else 0
+        if self._top_up_at is not None:
+            wait = self._top_up_at + plan.backed_off(self._poll_seconds, rounds) - now
+            if wait > 0:
+                self._notes.append(f"the last pilots ended without a claim; new ones in {wait:.0f} s")
+                return run
+        held = self._ledger.take_watch(self._run_id, self._watcher, self._patience.submit_lease_seconds)
+        if held is None or held.watcher_fence != run.watcher_fence:
+            return run
+        self._rounds = rounds if self._top_up_at is not None else 0
+        self._top_up_at, self._top_up_mark = now, self._sight.progress_mark
+        log.info("run %s: %d items claimable, %d pilots live: submitting %d", run.run_id, claimable, live, pilots)
+        try:
+            run = self._submitter.add(held, pilots)
+            self._refusals = 0
+        except SubmitRefused as error:
+            if refused is None:
+                raise
+            return refused(self._ledger.run(self._run_id), error)
+        return run
+
+    def _refused(self, run: Run, error: SubmitRefused) -> Run:
+        self._refusals += 1
+        self._notes.append(str(error))
+        log.warning("%s", error)
+        return self._halt(str(error.facts.get("reason", error))) if self._refusals >= REFUSALS else run
+
+    def _halt(self, reason: str) -> Run:
+        """Stop the run: its pilots finish what they hold, no new ones come."""
+        log.error("run %s stops: %s", self._run_id, reason)
+        self._notes.append(f"the run stops: {reason}")
+        try:
+            return self._ledger.set_mode(self._run_id, Mode.DRAIN, plan.STOPPED + reason)
+        except RunConflict:  # cancelled meanwhile
+            return self._ledger.run(self._run_id)
+
+    def _end_game(self, run: Run, live: int) -> bool:
+        """Nothing is left. Pilots leave by themselves; those that do not are terminated after a while."""
+        now = self._clock.monotonic()
+        self._needed = False
+        self._empty_polls += 1
+        if self._empty_polls < EMPTY_POLLS:
+            return False
+        self._empty_since = now if self._empty_since is None else self._empty_since
+        if live == 0:
+            return True
+        self._notes.append(f"nothing is left to do; {live} pilots are leaving")
+        if now - self._empty_since < self._patience.leave_seconds:
+            self._cancel_waiting(run, "nothing is left to do")
+            return False
+        return self._terminate_all(run, "nothing is left to do")
+
+    def _wind_up(self, run: Run, counts: Counts) -> bool:
+        """A run in mode drain or cancel: has it ended?"""
+        self._needed = False
+        if run.mode is Mode.CANCEL:
+            self._notes.append("the run is being cancelled")
+            return self._terminate_all(run, run.reason or "the run was cancelled")
+        self._notes.append("the run drains: pilots finish what they hold" + (f" ({run.reason})" if run.reason else ""))
+        if counts.open == 0:
+            return self._end_game(run, self._sight.live(run))
+        self._cancel_waiting(run, "the run drains")
+        return self._sight.live(run) == 0
+
+    def _terminate_all(self, run: Run, reason: str) -> bool:
+        """Terminate every job that has not ended; True when none is left, or when waiting longer is of no use."""
+        now = self._clock.monotonic()
+        self._ending_since = now if self._ending_since is None else self._ending_since
+        if self._sight.live(run) == 0:
+            return True
+        for job_id in self._sight.not_ended(run):
+            self._ask_to_end("terminate", job_id, reason)
+        return now - self._ending_since >= self._patience.end_seconds and not self._submitter.is_open(run)
+
+    def _cancel_waiting(self, run: Run, reason: str) -> None:
+        """CancelJob spares what runs; only jobs with children that wait are asked."""
+        for job_id in self._sight.not_ended(run):
+            job = self._sight.jobs.get(job_id)
+            if job is not None and job.waiting:
+                self._ask_to_end("cancel", job_id, reason)
+
+    def _ask_to_end(self, how: str, job_id: str, reason: str) -> None:
+        now, key = self._clock.monotonic(), (how, job_id)
+        if now - self._asked_to_end.get(key, -REPEAT_SECONDS) < REPEAT_SECONDS:
+            return
+        self._asked_to_end[key] = now
+        if how == "cancel":
+            self._batch.cancel(job_id, reason)
+        else:
+            self._batch.terminate(job_id, reason)
+
+    # ------------------------------------------------------------------------------------------ explaining
+
+    def _explain_if_stuck(self, run: Run, counts: Counts, claimable: int) -> None:
+        """Pilots are submitted and none starts: say why, at most once a minute."""
+        now = self._clock.monotonic()
+        if not self._sight.not_started():
+            self._stuck_since, self._explained = None, None
+            return
+        self._stuck_since = now if self._stuck_since is None else self._stuck_since
+        if now - self._stuck_since < LEASE_POLLS * self._poll_seconds:
+            return
+        if self._explained is None or now - self._explained[0] >= REPEAT_SECONDS:
+            seen = explain.look(
+                self._batch,
+                run,
+                counts,
+                claimable,
+                [job for job in self._sight.jobs.values() if not job.ended],
+                queue=self._workflow.queue,
+                definition=self._workflow.job_definition,
+            )
+            self._explained = now, explain.told(replace(seen, missing=()))
+        if self._explained[1]:
+            self._notes.append(self._explained[1])
