@@ -266,8 +266,8 @@ class _Demo:
 
     def lay_out(self, cloud: LocalCloud, cohort: Cohort) -> None:
         """Buckets as 1000 Genomes and its users have them, a queue and a job definition."""
+        from pyanamo.commands.local import make_compute
         from pyanamo_core.genomics.simulate import bucket_layout
-        from pyanamo_core.local.provision import ensure_compute
         from pyanamo_core.workflow_file import read_workflow
 
         clients = cloud.clients()
@@ -278,15 +278,7 @@ class _Demo:
             s3.upload_file(str(path), READS_BUCKET, key, ExtraArgs={"ACL": "public-read"})
         s3.upload_file(str(cohort.reference), RESULTS_BUCKET, f"reference/{cohort.reference.name}")
         (self.folder / "workflow.yaml").write_text(workflow_file(self.options, cohort.reference.name))
-        workflow = read_workflow(self.folder / "workflow.yaml")
-        ensure_compute(
-            clients,
-            workflow.queue,
-            workflow.job_definition,
-            vcpus=workflow.vcpus,
-            memory=workflow.memory_mb,
-            max_vcpus=max(16, self.options.pilots),
-        )
+        make_compute(cloud, read_workflow(self.folder / "workflow.yaml"))
 
     # ------------------------------------------------------------------------------------------- 2 and 3: the sheet
 
