@@ -162,7 +162,7 @@ def test_errors_of_the_sdk_are_told_in_our_words(raised: Exception, meaning: typ
 def test_an_upload_that_failed_is_explained_by_what_was_under_it():
     from boto3.exceptions import S3UploadFailedError
 
-    with pytest.raises(S3UploadFailedError) as caught:
+    with pytest.raises(S3UploadFailedError) as caught:  # noqa: PT012
         try:
             raise client_error("AccessDenied")
         except exceptions.ClientError as under:
