@@ -346,6 +346,9 @@ WRITES: Final[dict[str, tuple[str, ...]]] = {
 }
 """Which fields each move writes, as absolute values; a field that is unset then is removed. Index keys follow the state."""
 
+DROPS: Final[dict[str, tuple[str, ...]]] = {"edit": (TASK_SCRIPT, TASK_ARGS), "extend": (TASK_SCRIPT, TASK_ARGS)}
+"""Attributes that a move removes: an inline definition goes when another one, in DEF rows, takes its place."""
+
 MARK: Final = "mark"
 BEAT_WITH_PROGRESS: Final = "beat with progress"
 

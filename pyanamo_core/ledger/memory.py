@@ -25,7 +25,7 @@ from pyanamo_core.errors import (
 )
 from pyanamo_core.ledger import decisions, rows
 from pyanamo_core.ledger import expressions as x
-from pyanamo_core.ledger.submissions import reserved, settled
+from pyanamo_core.ledger.run_rows import reserved, settled
 from pyanamo_core.model import (
     Attempt,
     Beaten,
@@ -486,9 +486,13 @@ class MemoryLedger:
         with self._lock:
             return self._pilots.get(pilot_id)
 
-    def pilots(self, run_id: str | None = None) -> list[PilotRecord]:
+    def pilots(self, run_id: str | None = None, *, beaten_since: float = 0.0) -> list[PilotRecord]:
         with self._lock:
-            found = [p for p in self._pilots.values() if run_id is None or p.run_id == run_id]
+            found = [
+                pilot
+                for pilot in self._pilots.values()
+                if (run_id is None or pilot.run_id == run_id) and pilot.last_beat >= beaten_since
+            ]
         return sorted(found, key=lambda p: (p.started, p.pilot_id))
 
     # ------------------------------------------------------------------ runs

@@ -214,6 +214,7 @@ def read_item(row: Mapping[str, Any]) -> Item:
             value = unpack(row[name])
             fields[field] = date_time(value) if field in x.DATES else value
     fields["state"] = State(fields["state"])
+    fields["run_id"] = fields.get("run_id") or None
     if "cause" in fields:
         fields["cause"] = Cause(fields["cause"])
     if fields["state"] is State.WAITING:
@@ -362,7 +363,7 @@ def minimal(nest: Nest) -> Nest:
 def nest_row(nest: Nest) -> Row:
     """A nest's row. Figures are JSON text; fields at their defaults have no attribute."""
     row = key(nest.item_id, x.nest_row(nest.epoch, nest.index))
-    told = _changed(nest, x.NEST)
+    told = changed_fields(nest, x.NEST)
     if "figures" in told:
         told["figures"] = json.dumps(told["figures"], ensure_ascii=False, separators=(",", ":"), default=str)
     for name in ("outputs",):
@@ -376,7 +377,7 @@ def nest_row(nest: Nest) -> Row:
 
 
 def read_nest(row: Mapping[str, Any]) -> Nest:
-    fields = _read(row, x.NEST)
+    fields = read_fields(row, x.NEST)
     if "figures" in fields:
         fields["figures"] = json.loads(fields["figures"])
     _, epoch, index = row[x.RANGE]["S"].split("#")
@@ -392,7 +393,7 @@ def log_row(nest: Nest, tail: str) -> Row:
 
 def attempt_fields(attempt: Attempt) -> Row:
     """The attributes of an attempt that are told; unset ones leave what stands."""
-    told = _changed(attempt, x.ATTEMPT)
+    told = changed_fields(attempt, x.ATTEMPT)
     if "evidence" in told:
         told["evidence"] = clipped(told["evidence"], EVIDENCE_BYTES)
     return {x.ATTEMPT[field]: pack(value) for field, value in told.items()}
@@ -400,12 +401,12 @@ def attempt_fields(attempt: Attempt) -> Row:
 
 def read_attempt(row: Mapping[str, Any]) -> Attempt:
     fence = int(row[x.RANGE]["S"].removeprefix(x.ATTEMPT_PREFIX))
-    return Attempt.model_validate({"item_id": row[x.HASH]["S"], "fence": fence} | _read(row, x.ATTEMPT))
+    return Attempt.model_validate({"item_id": row[x.HASH]["S"], "fence": fence} | read_fields(row, x.ATTEMPT))
 
 
 def pilot_row(record: PilotRecord, shards: int) -> Row:
     row = key(x.pilot_hash(record.pilot_id), x.PILOT_ROW)
-    row |= {x.PILOT[field]: pack(value) for field, value in _changed(record, x.PILOT).items()}
+    row |= {x.PILOT[field]: pack(value) for field, value in changed_fields(record, x.PILOT).items()}
     row[x.QUEUE] = {"S": x.queue(x.PILOT_QUEUE, shard_of(record.pilot_id, shards))}
     row[x.DUE] = {"S": x.due_at(record.last_beat)}
     row[x.EXPIRES] = pack(int(record.last_beat + PILOT_TTL_SECONDS))
@@ -413,30 +414,31 @@ def pilot_row(record: PilotRecord, shards: int) -> Row:
 
 
 def read_pilot(row: Mapping[str, Any]) -> PilotRecord:
-    fields = {"pilot_id": row[x.HASH]["S"].removeprefix(x.PILOT_PREFIX)} | _read(row, x.PILOT)
+    fields = {"pilot_id": row[x.HASH]["S"].removeprefix(x.PILOT_PREFIX)} | read_fields(row, x.PILOT)
     return PilotRecord.model_validate(fields)
 
 
-def _changed(value: Value, names: Mapping[str, str]) -> dict[str, Any]:
+def changed_fields(value: Value, names: Mapping[str, str]) -> dict[str, Any]:
     """The fields that differ from their defaults, as plain values."""
     told = value.model_dump(mode="json", exclude_defaults=True)
     return {field: told[field] for field in names if field in told}
 
 
-def _read(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+def read_fields(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     return {field: unpack(row[name]) for field, name in names.items() if name in row}
 
 
 # ------------------------------------------------------------------------------------------ rows and moves together
 
 
-def written(item: Item, fields: tuple[str, ...], keys: Row, token: str) -> tuple[str, Row]:
-    """The update expression that writes these fields of `item` and its index keys, and its values.
+def written(item: Item, name: str, more: Row, token: str) -> tuple[str, Row]:
+    """The update expression that writes the fields of one of expressions.WRITES and `more`, and its values.
 
     A field that is unset is removed.
     """
-    row = item_attributes(item)
+    row, fields = item_attributes(item), x.WRITES[name]
     sets = {x.ITEM[field]: row[x.ITEM[field]] for field in fields if x.ITEM[field] in row}
     removes = [x.ITEM[field] for field in fields if x.ITEM[field] not in row]
-    sets |= keys | {x.LAST_MOVE: {"S": token}}
+    removes += x.DROPS.get(name, ())
+    sets |= more | {x.LAST_MOVE: {"S": token}}
     return x.set_and_remove(sets, removes), {f":{name}": value for name, value in sets.items()}

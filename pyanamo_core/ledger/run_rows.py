@@ -1,10 +1,14 @@
-"""A run's submissions, and how they stand in its row (below 1 KB): one short text each. Pure."""
+"""A run's row (below 1 KB): its submissions stand in it as one short text each. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pyanamo_core.errors import RunConflict
-from pyanamo_core.ledger.rows import clipped
-from pyanamo_core.model import Run, Submission
+from pyanamo_core.ledger import expressions as x
+from pyanamo_core.ledger.rows import Row, changed_fields, clipped, key, pack, read_fields, unpack
+from pyanamo_core.model import Mode, Run, Submission
 
 REASON_BYTES = 80
 _OUTCOMES = {"r": "reserved", "s": "submitted", "f": "failed"}
@@ -82,3 +86,32 @@ def read(sequence: int, token: str, text: str, names: list[str]) -> Submission:
         outcome=_OUTCOMES[outcome],
         reason=reason,
     )
+
+
+def sequence_key(sequence: int) -> str:
+    """The name of a submission in the row's map."""
+    return f"n{sequence}"
+
+
+def run_row(run: Run) -> Row:
+    """A run's row; what its conditions compare is always there."""
+    names = names_of(run.submissions)
+    row = key(x.RUN_ID, run.run_id)
+    row |= {x.RUN[field]: pack(value) for field, value in changed_fields(run, x.RUN).items()}
+    for field in ("mode", "watcher", "watcher_fence", "watcher_lease_end", "token", "workflow_version"):
+        row[x.RUN[field]] = pack(getattr(run, field))
+    row[x.SUBMISSIONS] = pack({sequence_key(s.sequence): told(s, names) for s in run.submissions})
+    row[x.NAMES] = pack(names)
+    return row
+
+
+def read_run(row: Mapping[str, Any]) -> Run:
+    """The run of a row. Attributes that this version does not know are left aside."""
+    fields = read_fields(row, x.RUN)
+    names: list[str] = unpack(row[x.NAMES])
+    texts: dict[str, str] = unpack(row[x.SUBMISSIONS])
+    submissions = [
+        read(sequence, fields["token"], texts[sequence_key(sequence)], names) for sequence in range(len(texts))
+    ]
+    fields["mode"] = Mode(fields["mode"])
+    return Run.model_validate({"run_id": row[x.RANGE]["S"], "submissions": submissions} | fields)
