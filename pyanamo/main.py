@@ -11,37 +11,95 @@ from collections.abc import Callable
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from pyanamo.commands import demo, items, loci, results, samples, settings, status
+from pyanamo.commands import (
+    demo,
+    init,
+    items,
+    local,
+    loci,
+    logs,
+    pilot,
+    results,
+    run,
+    runs,
+    samples,
+    settings,
+    sheet,
+    status,
+    workflow,
+)
 from pyanamo.context import INTERRUPTED, takes_globals
 
 GROUPS: dict[str, str] = {
+    "local": "AWS on this machine: Batch, DynamoDB, S3, Logs.",
     "samples": "Which samples lie in a bucket or folder.",
     "loci": "Cut a genome into loci.",
-    "results": "What the nests made: as a table, as files, as exports.",
+    "sheet": "Make, check and import the to-do list.",
+    "workflow": "A workflow's table and the versions of its file.",
+    "runs": "Executions of a workflow.",
     "items": "Look at items and move them.",
+    "results": "What the nests made: as a table, as files, as exports.",
 }
 
 COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     "Start": {
+        "init": init.init,
         "demo": demo.demo,
+        "local up": local.up,
+        "local status": local.status,
+        "local env": local.env,
+        "local down": local.down,
     },
-    "Genomics": {
+    "Prepare": {
         "samples list": samples.list_samples,
         "loci plan": loci.plan,
+        "workflow create": workflow.create,
+        "workflow show": workflow.show,
+        "workflow list": workflow.list_workflows,
+        "workflow delete": workflow.delete,
+        "sheet make": sheet.make,
+        "sheet check": sheet.check,
+        "sheet import": sheet.import_,
+    },
+    "Run": {
+        "run": run.run,
+        "watch": run.watch,
+        "recover": run.recover,
+        "pilot": pilot.pilot,
+        "runs list": runs.list_runs,
+        "runs show": runs.show,
+        "runs drain": runs.drain,
+        "runs cancel": runs.cancel,
+    },
+    "Look and mend": {
+        "status": status.status,
+        "logs": logs.logs,
+        "settings": settings.settings,
+        "items list": items.list_items,
+        "items show": items.show,
+        "items reset": items.reset,
+        "items redo": items.redo,
+        "items retry": items.retry,
+        "items extend": items.extend,
+        "items cancel": items.cancel,
     },
     "Results": {
         "results list": results.list_results,
         "results get": results.get,
         "results export": results.export,
     },
-    "Look": {
-        "status": status.status,
-        "items list": items.list_items,
-        "settings": settings.settings,
-    },
 }
 """Panel of the help → name of the command (`group command`) → function."""
+
+
+class InOrder(TyperGroup):
+    """Lists commands and groups in the order of COMMANDS; by itself typer puts groups last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        order = list(dict.fromkeys(path.partition(" ")[0] for panel in COMMANDS.values() for path in panel))
+        return sorted(super().list_commands(ctx), key=order.index)
 
 
 def build() -> typer.Typer:
@@ -52,6 +110,7 @@ def build() -> typer.Typer:
 
     made = typer.Typer(
         name="pyanamo",
+        cls=InOrder,
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode="rich",

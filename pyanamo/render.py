@@ -55,6 +55,8 @@ def console(*, stderr: bool = False) -> Console:
 def show(told: Told, *, as_json: bool = False, quiet: bool = False) -> None:
     """Print what a command returned. Only people are told what to type next."""
     if as_json:
+        if told.data is None:
+            return
         sys.stdout.write(as_json_text(told.data) + "\n")
         sys.stdout.flush()
         return

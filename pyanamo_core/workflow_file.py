@@ -6,9 +6,8 @@ variables of the environment. Relative paths of `scripts` are relative to the fi
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, cast, get_args
@@ -18,12 +17,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from pyanamo_core.errors import WorkflowInvalid
+from pyanamo_core.scripts import ARCHIVES, hash_scripts
 from pyanamo_core.workflow import Workflow
 
 Where = tuple[str | int, ...]
 """Path of a value in the file: names of fields and places in lists (0-based)."""
 
-ARCHIVES: Final = (".tar.gz", ".tgz", ".zip")
 _WORDS: Final = {
     "int_parsing": "must be a whole number",
     "int_type": "must be a whole number",
@@ -105,7 +104,7 @@ def with_scripts(workflow: Workflow, path: Path) -> Workflow:
     Raises:
         WorkflowInvalid: there is no such folder or archive, or a sha256 that is given is another.
     """
-    if not workflow.scripts or workflow.scripts.startswith("s3://"):
+    if not workflow.scripts or "://" in workflow.scripts:
         return workflow
     line = _line_of(path, "scripts")
     place = (path.parent / Path(workflow.scripts).expanduser()).resolve()
@@ -118,27 +117,6 @@ def with_scripts(workflow: Workflow, path: Path) -> Workflow:
         fault = f"`scripts_sha256` is {workflow.scripts_sha256}, but {place} has {found}; remove the line or mend it"
         raise _invalid(path, [(_line_of(path, "scripts_sha256"), fault)])
     return workflow.model_copy(update={"scripts": str(place), "scripts_sha256": found})
-
-
-def hash_scripts(place: Path) -> str:
-    """SHA-256 of an archive's bytes, or of a folder's files: their names, whether they can be run, and their bytes."""
-    if place.is_file():
-        return hashlib.sha256(place.read_bytes()).hexdigest()
-    told = hashlib.sha256()
-    for name, file in sorted(script_files(place)):
-        content = file.read_bytes()
-        runs = "x" if file.stat().st_mode & 0o100 else "-"
-        told.update(f"{name}\0{runs}\0{len(content)}\0".encode())
-        told.update(content)
-    return told.hexdigest()
-
-
-def script_files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Files of a folder of task scripts with their names in it, without hidden ones and what Python leaves behind."""
-    for file in folder.rglob("*"):
-        inner = file.relative_to(folder)
-        if file.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in inner.parts):
-            yield inner.as_posix(), file
 
 
 # ---------------------------------------------------------------------------------------------------- inside

@@ -1,21 +1,371 @@
-"""`pyanamo items …`: look at items and move them."""
+"""`pyanamo items …`: look at items, and the moves that users make (docs/ledger.md)."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pyanamo.addressing import find_nests
 from pyanamo.context import Context, command
-from pyanamo.render import Told
-from pyanamo_core.model import State
+from pyanamo.render import Told, cell, fields, span, table, when
+from pyanamo_core.errors import PyAnamoError, Refused
+from pyanamo_core.model import FINISHED, Attempt, Definition, Item, Nest, State
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+SHOWN_VALUES = 40
+"""Columns of a nest's value in a table of nests; JSON has all of it."""
+
+ITEM = Annotated[str, typer.Argument(metavar="ITEM", help="The itemID.")]
+ITEMS = Annotated[list[str] | None, typer.Argument(metavar="ITEM", help="The itemIDs.")]
+ALL_IN = Annotated[State | None, typer.Option("--state", help="Instead of names: every item in this state.")]
+YES = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
-@command(example=("pyanamo items list --state failed", "pyanamo items list --json"))
+class NothingNamed(PyAnamoError):
+    """Name items, or give --state to mean every item in one."""
+
+    exit_code = 2
+
+
+class SomeRefused(Refused):
+    """{refused} of {total} items were refused:
+    {reasons}"""
+
+
+@dataclass(frozen=True)
+class NestView:
+    """A nest as `items show` tells it: recorded or not."""
+
+    nest: int
+    value: str
+    status: str
+    cause: str
+    exit_code: int | None
+    seconds: float | None
+    peak_memory_mb: float | None
+    attempt: int | None
+    message: str
+
+
+@dataclass(frozen=True)
+class ItemView:
+    """All that the ledger knows of one item."""
+
+    item: Item
+    script: str
+    values: tuple[str, ...]
+    nests: list[NestView]
+    attempts: list[Attempt]
+
+
+@dataclass(frozen=True)
+class Moved:
+    """An item after a move."""
+
+    item_id: str
+    move: str
+    state: State
+    cancelled: bool
+    message: str = ""
+
+
+# ---------------------------------------------------------------------------------------------------- looking
+
+
+@command(example=("pyanamo items list --state failed", "pyanamo items list --limit 0 --json"))
 def list_items(
     context: Context,
     state: Annotated[State | None, typer.Option("--state", help="Only items in this state.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="Items to show at most; 0: all.")] = 100,
 ) -> Told:
-    """List items."""
-    items = list(context.ledger.items(state))
-    return Told(items, quiet=[item.item_id for item in items], next="pyanamo items show ITEM")
+    """List items with their state, progress and what went wrong."""
+    found = list(islice(context.ledger.items(state), limit + 1 if limit else None))
+    more = bool(limit) and len(found) > limit
+    items = found[:limit] if limit else found
+    failed = next((item for item in items if item.state is State.FAILED), None)
+    first = failed or (items[0] if items else None)
+    return Told(
+        items,
+        view=lambda rows: _list_view(rows, state, f"… more; all of them with --limit 0, only these: {limit}" * more),
+        quiet=[item.item_id for item in items],
+        next=f"pyanamo items show {quoted(first.item_id)}" if first else "pyanamo sheet import sheet.txt",
+    )
+
+
+def _list_view(items: list[Item], state: State | None, more: str) -> RenderableType:
+    from rich.console import Group
+
+    if not items:
+        return f"no item is {state}" if state else "the table holds no items"
+    rows = [
+        [
+            item.item_id,
+            state_text(item),
+            f"{item.nests_done}/{item.nests}",
+            item.tries or "",
+            item.interruptions or "",
+            item.cause if item.state in FINISHED or item.state is State.WAITING else "",
+            remark(item),
+        ]
+        for item in items
+    ]
+    columns = ["item", "state", "nests", "tries", "interruptions", "cause", "remark"]
+    listed = table(columns, rows, right=["nests", "tries", "interruptions"])
+    return Group(listed, more) if more else listed
+
+
+@command(example=("pyanamo items show NA12878", "pyanamo items show NA12878 --json"))
+def show(context: Context, item: ITEM) -> Told:
+    """Show an item: its definition, its nests, and every attempt at it."""
+    ledger = context.ledger
+    row = ledger.item(item)
+    definition = ledger.definition(row)
+    recorded = ledger.nests(row)
+    nests = [nest_view(number, definition, recorded.get(number)) for number in range(definition.nests)]
+    told = ItemView(row, definition.script, definition.arguments, nests, ledger.attempts(item))
+    return Told(told, view=_show_view, quiet=[str(row.state)], next=_after_show(row))
+
+
+def nest_view(number: int, definition: Definition, nest: Nest | None) -> NestView:
+    """One nest of a definition, with what is recorded of it."""
+    value = definition.value(number)
+    if nest is None:
+        return NestView(number, value, "", "", None, None, None, None, "")
+    return NestView(
+        number,
+        value,
+        str(nest.status),
+        str(nest.cause or ""),
+        nest.exit_code,
+        max(0.0, nest.ended - nest.started) if nest.ended else None,
+        nest.peak_memory_mb or None,
+        nest.fence,
+        nest.message,
+    )
+
+
+def _show_view(told: ItemView) -> RenderableType:
+    from rich.console import Group
+
+    item = told.item
+    about: dict[str, Any] = {
+        "item": item.item_id,
+        "task": item.task_id,
+        "script": told.script,
+        "state": state_text(item),
+        "nests": f"{item.nests_done} of {item.nests} done"
+        + (f", {item.nests_failed} failed" if item.nests_failed else ""),
+        "tries": f"{item.tries}, interruptions {item.interruptions}",
+        "cause": item.cause,
+        "message": item.message,
+        "pilot": item.owner if item.state is State.LOCKED else None,
+        "lease until": when(item.lease_end) if item.state is State.LOCKED else None,
+        "starts at": when(item.due) if item.state is State.WAITING else None,
+        "memory": f"x {item.memory_factor:.3g}" if item.memory_factor != 1 else None,
+        "imported": when(item.created),
+        "finished": when(item.finished_at),
+        "fence, epoch": f"{item.fence}, {item.epoch}",
+    }
+    parts: list[Any] = [fields({name: value for name, value in about.items() if value not in (None, "")})]
+    rows = [
+        [
+            nest.nest,
+            shortened(nest.value),
+            nest.status or "open",
+            nest.exit_code,
+            span(nest.seconds),
+            f"{nest.peak_memory_mb:.0f} MB" if nest.peak_memory_mb else "",
+            nest.attempt,
+            " ".join(part for part in (nest.cause if nest.status == "failed" else "", nest.message) if part),
+        ]
+        for nest in told.nests
+    ]
+    columns = ["nest", "value", "status", "exit", "took", "memory", "attempt", "remark"]
+    parts += ["", table(columns, rows, right=["nest", "exit", "took", "memory", "attempt"])]
+    if told.attempts:
+        tries = [
+            [
+                attempt.fence,
+                when(attempt.started),
+                span(attempt.ended - attempt.started) if attempt.ended else "",
+                attempt.cause or "goes on",
+                attempt.pilot_id,
+                attempt.host,
+                attempt.evidence,
+            ]
+            for attempt in told.attempts
+        ]
+        columns = ["attempt", "began", "took", "ended", "pilot", "host", "evidence"]
+        parts += ["", table(columns, tries, right=["attempt", "took"])]
+    return Group(*parts)
+
+
+def _after_show(item: Item) -> str:
+    name = quoted(item.item_id)
+    if item.state is State.FAILED:
+        return f"pyanamo logs {name}, then pyanamo items retry {name}"
+    if item.state is State.DONE:
+        return f"pyanamo results list {name}"
+    if item.state is State.CANCELLED:
+        return f"pyanamo items retry {name}"
+    return "pyanamo status" if item.state is State.LOCKED else "pyanamo run"
+
+
+# ---------------------------------------------------------------------------------------------------- moving
+
+
+@command(example=("pyanamo items reset NA12878", "pyanamo items reset --state failed --yes"))
+def reset(context: Context, items: ITEMS = None, state: ALL_IN = None, yes: YES = False) -> Told:
+    """Start items from nothing: what they have recorded no longer counts."""
+    chosen = _chosen(context, items, state)
+    _confirm(context, "Reset", chosen, yes, "; their recorded results no longer count")
+    return _each(context, "reset", chosen, context.ledger.reset)
+
+
+@command(example=("pyanamo items retry NA12878", "pyanamo items retry --state failed --memory-factor 2"))
+def retry(
+    context: Context,
+    items: ITEMS = None,
+    state: ALL_IN = None,
+    memory_factor: Annotated[
+        float | None, typer.Option("--memory-factor", min=1.0, max=64.0, help="So many times the usual memory.")
+    ] = None,
+) -> Told:
+    """Try failed or cancelled items again with what they have: done nests stay done."""
+    chosen = _chosen(context, items, state)
+    return _each(context, "retry", chosen, lambda item: context.ledger.retry(item, memory_factor=memory_factor))
+
+
+@command(example=("pyanamo items redo NA12878 chr21:31659566-31669931", "pyanamo items redo NA12878 0 7 --yes"))
+def redo(
+    context: Context,
+    item: ITEM,
+    nests: Annotated[list[str], typer.Argument(metavar="NEST", help="Nests by value or number (from 0).")],
+    yes: YES = False,
+) -> Told:
+    """Do some nests of an item again; the others stay as they are."""
+    row = context.ledger.item(item)
+    numbers = find_nests(item, context.ledger.definition(row), nests)
+    count = "1 nest" if len(numbers) == 1 else f"{len(numbers)} nests"
+    context.confirm(f"Do {count} of item {item} again; their recorded results no longer count", yes=yes)
+    return _each(context, "redo", [row], lambda seen: context.ledger.redo(seen, numbers))
+
+
+@command(example="pyanamo items extend NA12878 chr4:169391809-169613627")
+def extend(
+    context: Context,
+    item: ITEM,
+    values: Annotated[list[str], typer.Argument(metavar="VALUE", help="Values of the new nests.")],
+) -> Told:
+    """Give an item more nests; those that it has stay as they are."""
+    row = context.ledger.item(item)
+    return _each(context, "extend", [row], lambda seen: context.ledger.extend(seen, values))
+
+
+@command(example=("pyanamo items cancel NA12878", "pyanamo items cancel --state todo --yes"))
+def cancel(context: Context, items: ITEMS = None, state: ALL_IN = None, yes: YES = False) -> Told:
+    """Cancel items. A pilot that works on one stops at its next beat."""
+    chosen = _chosen(context, items, state)
+    _confirm(context, "Cancel", chosen, yes, "")
+    return _each(context, "cancel", chosen, context.ledger.cancel)
+
+
+def _chosen(context: Context, names: list[str] | None, state: State | None) -> Iterable[Item]:
+    """The items that are meant. Named ones are read at once, so that an unknown one stops the command before a move."""
+    if bool(names) == (state is not None):
+        raise NothingNamed
+    if state is not None:
+        return context.ledger.items(state)
+    return [context.ledger.item(name) for name in dict.fromkeys(names or ())]
+
+
+def _confirm(context: Context, verb: str, chosen: Iterable[Item], yes: bool, what_follows: str) -> None:
+    if isinstance(chosen, list):
+        names = [item.item_id for item in chosen]
+        whom = f"item {names[0]}" if len(names) == 1 else f"{len(names)} items"
+    else:
+        whom = "every item in that state"
+    context.confirm(f"{verb} {whom} of table {context.table_name}{what_follows}", yes=yes)
+
+
+def _each(context: Context, move: str, items: Iterable[Item], do: Callable[[Item], Item]) -> Told:
+    """Make a move with each item; those that are refused are told at the end, the others are moved."""
+    moved: list[Moved] = []
+    reasons: list[str] = []
+    total = 0
+    for item in _steady(items):
+        total += 1
+        try:
+            after = do(item)
+        except Refused as refusal:
+            if total == 1 and isinstance(items, list) and len(items) == 1:
+                raise
+            reasons.append(f"  {refusal}")
+            continue
+        moved.append(Moved(after.item_id, move, after.state, after.cancelled))
+    if reasons and not moved:
+        raise SomeRefused(refused=len(reasons), total=total, reasons="\n".join(reasons[:100]))
+    for reason in reasons[:100]:
+        context.say(f"refused:{reason}")
+    return Told(
+        moved,
+        view=_moved_view,
+        quiet=[one.item_id for one in moved],
+        next="pyanamo status" if move == "cancel" else "pyanamo run",
+        exit_code=Refused.exit_code if reasons else 0,
+    )
+
+
+def _steady(items: Iterable[Item]) -> Iterator[Item]:
+    """The items; a listing is read to its end first, as moves would change it under our feet."""
+    yield from items if isinstance(items, list) else list(items)
+
+
+def _moved_view(moved: list[Moved]) -> RenderableType:
+    if not moved:
+        return "nothing to do"
+    if len(moved) > 20:
+        return f"{moved[0].move}: {len(moved)} items are now {', '.join(sorted({str(one.state) for one in moved}))}"
+    return "\n".join(
+        f"{one.item_id}: {one.move}, now {one.state}"
+        + (" until its pilot's next beat" if one.cancelled and one.state is State.LOCKED else "")
+        for one in moved
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- words
+
+
+def state_text(item: Item) -> str:
+    """The state, and whether a cancellation is on its way."""
+    return f"{item.state} (being cancelled)" if item.cancelled and item.state is State.LOCKED else str(item.state)
+
+
+def remark(item: Item) -> str:
+    """What a list says of an item beside its state."""
+    if item.state is State.WAITING:
+        return " ".join(part for part in (f"again at {when(item.due)}", item.message) if part)
+    if item.state is State.LOCKED:
+        return f"pilot {item.owner}"
+    return item.message if item.state is not State.DONE else ""
+
+
+def shortened(value: str) -> str:
+    """A nest's value, cut in the middle where it is long."""
+    if len(value) <= SHOWN_VALUES:
+        return cell(value)
+    half = (SHOWN_VALUES - 1) // 2
+    return f"{value[:half]}…{value[-half:]}"
+
+
+def quoted(name: str) -> str:
+    """A name as one types it in a shell."""
+    import shlex
+
+    return shlex.quote(name)

@@ -1,12 +1,134 @@
-"""`pyanamo status`: how far a workflow is."""
+"""`pyanamo status`: how far a workflow is, who works on it, and what failed."""
 
 from __future__ import annotations
 
+import time
+from collections import Counter
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from pyanamo.commands.items import quoted
 from pyanamo.context import Context, command
-from pyanamo.render import Told
+from pyanamo.render import Told, fields, span, table, when
+from pyanamo_core.model import Counts, PilotRecord, Run, State
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+LOOKED_AT = 200
+"""Failed items whose messages are looked at."""
+
+BEATS = 3
+"""A pilot that has been silent for so many leases counts as gone."""
 
 
-@command(example="pyanamo status --table HaplotypeCaller")
+@dataclass(frozen=True)
+class Failure:
+    """A message with which items failed: how many of those looked at, and one of them."""
+
+    cause: str
+    message: str
+    items: int
+    example: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """A table at this moment."""
+
+    table: str
+    workflow: str
+    version: int
+    revision: str
+    counts: Counts
+    runs: list[Run]
+    pilots: list[PilotRecord]
+    failures: list[Failure]
+
+
+@command(example=("pyanamo status", "pyanamo status --table HaplotypeCaller --json"))
 def status(context: Context) -> Told:
-    """Show how many items are in each state."""
-    return Told(context.ledger.counts(), next="pyanamo items list")
+    """Show items by state, live runs and pilots, and why items failed."""
+    opened = context.opened
+    ledger, workflow = opened.ledger, opened.workflow
+    fresh = time.time() - BEATS * workflow.timing.lease_seconds
+    counts = ledger.counts()
+    told = Status(
+        table=context.table_name,
+        workflow=workflow.name,
+        version=opened.version,
+        revision=workflow.revision,
+        counts=counts,
+        runs=ledger.live_runs(),
+        pilots=[pilot for pilot in ledger.pilots() if pilot.ended is None and pilot.last_beat >= fresh],
+        failures=_failures(context) if counts.failed else [],
+    )
+    return Told(told, view=_view, quiet=_quiet(counts), next=_next(told))
+
+
+def _failures(context: Context) -> list[Failure]:
+    seen: Counter[tuple[str, str]] = Counter()
+    example: dict[tuple[str, str], str] = {}
+    for item in islice(context.ledger.items(State.FAILED), LOOKED_AT):
+        key = (str(item.cause or ""), item.message)
+        seen[key] += 1
+        example.setdefault(key, item.item_id)
+    return [Failure(cause, message, count, example[cause, message]) for (cause, message), count in seen.most_common(5)]
+
+
+def _quiet(counts: Counts) -> list[str]:
+    return [f"{name} {count}" for name, count in counts.model_dump().items()]
+
+
+def _next(told: Status) -> str:
+    if told.runs:
+        return f"pyanamo watch {told.runs[0].run_id}"
+    if told.counts.failed:
+        return (
+            f"pyanamo logs {quoted(told.failures[0].example)}" if told.failures else "pyanamo items list --state failed"
+        )
+    if told.counts.open:
+        return "pyanamo run"
+    return "pyanamo results list" if told.counts.total else "pyanamo sheet import sheet.txt"
+
+
+def _view(told: Status) -> RenderableType:
+    from rich.console import Group
+
+    counts = told.counts
+    total = counts.total
+    rows = [[name, f"{count:,}", f"{count / total:.0%}"] for name, count in counts.model_dump().items() if count]
+    parts: list[Any] = [
+        fields({"table": told.table, "workflow": f"{told.workflow}, version {told.version}, revision {told.revision}"}),
+        "",
+        table(["state", "items", ""], [*rows, ["all", f"{total:,}", ""]], right=["items", ""])
+        if total
+        else "no items yet",
+    ]
+    if told.runs:
+        parts += ["", table(["live run", "mode", "began", "since"], [_run_row(run) for run in told.runs])]
+    if told.pilots:
+        columns = ["pilot", "holds", "items done", "nests done", "last beat"]
+        parts += ["", table(columns, [_pilot_row(pilot) for pilot in told.pilots[:20]])]
+        if len(told.pilots) > 20:
+            parts.append(f"… and {len(told.pilots) - 20} more pilots")
+    if told.failures:
+        columns = ["failed items", "cause", "message", "e.g."]
+        failed = [[one.items, one.cause, one.message, one.example] for one in told.failures]
+        parts += ["", table(columns, failed, right=["failed items"])]
+    return Group(*parts)
+
+
+def _run_row(run: Run) -> list[str]:
+    return [run.run_id, str(run.mode), when(run.started), span(time.time() - run.started)]
+
+
+def _pilot_row(pilot: PilotRecord) -> list[Any]:
+    return [
+        pilot.pilot_id,
+        pilot.holding,
+        pilot.items_done,
+        pilot.nests_done,
+        f"{span(time.time() - pilot.last_beat)} ago",
+    ]

@@ -1,0 +1,185 @@
+"""`pyanamo runs …`: executions of a workflow, from fan-out to completion."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pyanamo.context import Context, command
+from pyanamo.render import Told, fields, span, table, when
+from pyanamo_core.errors import BadInput, RunMissing
+from pyanamo_core.model import PilotRecord, Run
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from pyanamo_core.protocols import Ledger
+
+RUN = Annotated[str | None, typer.Argument(metavar="RUN", help="Its id, or the beginning of it; default: the newest.")]
+YES = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+REASON = Annotated[str, typer.Option("--reason", help="Why, for the record.")]
+
+
+class RunAmbiguous(BadInput):
+    """{told} is the beginning of {count} runs: {runs}. Give more of it."""
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run and its pilots."""
+
+    run: Run
+    pilots: list[PilotRecord]
+
+
+def find_run(ledger: Ledger, table_name: str, told: str | None) -> Run:
+    """The run that is meant: by its id, the beginning of it, or the newest live one (else the newest).
+
+    Raises:
+        RunMissing: there is none.
+        RunAmbiguous: several begin like that.
+    """
+    runs = sorted(ledger.runs(), key=lambda run: run.started)
+    if told is None:
+        if not runs:
+            raise RunMissing("Table {table} holds no run yet. Start one with: pyanamo run", table=table_name)
+        return next((run for run in reversed(runs) if run.ended is None), runs[-1])
+    found = [run for run in runs if run.run_id == told] or [run for run in runs if run.run_id.startswith(told)]
+    if not found:
+        raise RunMissing(table=table_name, run_id=told)
+    if len(found) > 1:
+        raise RunAmbiguous(told=told, count=len(found), runs=", ".join(run.run_id for run in found[:5]))
+    return found[0]
+
+
+@command(example=("pyanamo runs list", "pyanamo runs list --json"))
+def list_runs(context: Context) -> Told:
+    """List runs, the newest first."""
+    runs = sorted(context.ledger.runs(), key=lambda run: -run.started)
+    return Told(
+        runs,
+        view=_list_view,
+        quiet=[run.run_id for run in runs],
+        next=f"pyanamo runs show {runs[0].run_id}" if runs else "pyanamo run",
+    )
+
+
+def _list_view(runs: list[Run]) -> RenderableType:
+    if not runs:
+        return "no run yet"
+    rows = [
+        [run.run_id, state_of(run), run.workflow_version, when(run.started), took(run), pilots_of(run), run.reason]
+        for run in runs
+    ]
+    columns = ["run", "state", "version", "began", "took", "pilots", "reason"]
+    return table(columns, rows, right=["version", "took", "pilots"])
+
+
+@command(example=("pyanamo runs show", "pyanamo runs show 3f2c --json"))
+def show(context: Context, run: RUN = None) -> Told:
+    """Show a run, its submissions to Batch and its pilots."""
+    ledger = context.ledger
+    found = find_run(ledger, context.table_name, run)
+    told = RunView(found, ledger.pilots(found.run_id))
+    live = found.ended is None
+    return Told(
+        told,
+        view=_show_view,
+        quiet=[state_of(found)],
+        next=f"pyanamo watch {found.run_id}" if live else "pyanamo status",
+    )
+
+
+def _show_view(told: RunView) -> RenderableType:
+    from rich.console import Group
+
+    run = told.run
+    about: dict[str, Any] = {
+        "run": run.run_id,
+        "state": state_of(run),
+        "reason": run.reason,
+        "workflow": f"version {run.workflow_version}, revision {run.revision}",
+        "began": when(run.started),
+        "ended": when(run.ended),
+        "took": took(run),
+        "pilots": f"at most {run.limits.max_pilots}, {run.limits.items_per_pilot} item(s) at a time each",
+        "stops at": f"{run.limits.max_failures} failed items" if run.limits.max_failures else "",
+        "watched by": run.watcher if run.ended is None else "",
+        "Prefect": run.prefect_api_url,
+        "flow run": run.flow_run_id,
+    }
+    parts: list[Any] = [fields({name: value for name, value in about.items() if value})]
+    if run.submissions:
+        rows = [
+            [one.name, one.size, one.queue, one.definition, one.outcome, one.job_id, one.reason]
+            for one in run.submissions
+        ]
+        columns = ["submission", "pilots", "queue", "job definition", "outcome", "Batch job", "reason"]
+        parts += ["", table(columns, rows, right=["pilots"])]
+    if told.pilots:
+        rows = [
+            [
+                pilot.pilot_id,
+                pilot.leaving or "works",
+                pilot.exit_code,
+                pilot.items_done,
+                pilot.items_failed or "",
+                pilot.nests_done,
+                span((pilot.ended or time.time()) - pilot.started),
+                pilot.host,
+                pilot.batch_job,
+            ]
+            for pilot in sorted(told.pilots, key=lambda pilot: pilot.started)
+        ]
+        columns = ["pilot", "left", "exit", "items", "failed", "nests", "time", "host", "Batch job"]
+        parts += ["", table(columns, rows, right=["exit", "items", "failed", "nests", "time"])]
+    return Group(*parts)
+
+
+@command(example=("pyanamo runs drain", "pyanamo runs drain 3f2c --reason 'new reference'"))
+def drain(context: Context, run: RUN = None, reason: REASON = "") -> Told:
+    """Let a run's pilots hand back or finish what they hold, and claim nothing more. Nothing is lost."""
+    from pyanamo_core import driver
+
+    found = find_run(context.ledger, context.table_name, run)
+    return _after(driver.drain(context.ledger, found.run_id, reason))
+
+
+@command(example=("pyanamo runs cancel", "pyanamo runs cancel 3f2c --yes"))
+def cancel(context: Context, run: RUN = None, reason: REASON = "", yes: YES = False) -> Told:
+    """Stop a run: its pilots hand back what they hold, and its Batch jobs are terminated. Items are not cancelled."""
+    from pyanamo_core import driver
+
+    found = find_run(context.ledger, context.table_name, run)
+    if found.ended is None:
+        context.confirm(f"Cancel run {found.run_id}, which has begun at {when(found.started)}", yes=yes)
+    return _after(driver.cancel(context.clients, context.ledger, found.run_id, reason))
+
+
+def _after(run: Run) -> Told:
+    return Told(
+        run,
+        view=lambda one: f"run {one.run_id}: {state_of(one)}" + (f" ({one.reason})" if one.reason else ""),
+        quiet=[run.run_id],
+        next="pyanamo status" if run.ended else f"pyanamo watch {run.run_id}",
+    )
+
+
+def state_of(run: Run) -> str:
+    """How a run ended, or what it does now."""
+    if run.ended is not None:
+        return run.outcome or "ended"
+    return {"run": "runs", "drain": "drains", "cancel": "is being cancelled"}[run.mode]
+
+
+def took(run: Run) -> str:
+    """Time since a run began, or until it ended."""
+    return span((run.ended or time.time()) - run.started) if run.started else ""
+
+
+def pilots_of(run: Run) -> int:
+    """Pilots that were submitted."""
+    return sum(one.size for one in run.submissions if one.outcome != "failed")
