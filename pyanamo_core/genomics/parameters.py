@@ -31,6 +31,7 @@ class Parameters:
         gq_bands: lower bounds of GQ that end a reference block.
         ploidy: a number, or auto: by contig, region and sex.
         sex: male, female, unknown, or a table (sample, tab, sex) in the folder of the task scripts.
+        reference_check: m5, or length where a header is known to hold wrong M5s; then only a warning is recorded.
         pcr_model: GATK's --pcr-indel-model; NONE suits PCR-free libraries such as 1000 Genomes 30x.
         short_bases: below it the JVM compiles with C1 alone; changes speed only.
         heap_mb: the JVM's heap; 0 = from PYANAMO_MEMORY_MB.
@@ -42,6 +43,7 @@ class Parameters:
     gq_bands: str = "10,20,30,40,50,60,70,80,90"
     ploidy: str = "auto"
     sex: str = "unknown"
+    reference_check: str = "m5"
     pcr_model: str = "CONSERVATIVE"
     short_bases: int = 500_000
     heap_mb: int = 0
@@ -73,6 +75,9 @@ class Parameters:
             raise ParameterInvalid(name="HC_CALLER", reason=f"{self.caller!r} is none of {', '.join(CALLERS)}")
         if self.pcr_model not in PCR_MODELS:
             raise ParameterInvalid(name="HC_PCR_MODEL", reason=f"{self.pcr_model!r} is none of {', '.join(PCR_MODELS)}")
+        if self.reference_check not in ("m5", "length"):
+            reason = f"{self.reference_check!r} is neither m5 nor length"
+            raise ParameterInvalid(name="HC_REFERENCE_CHECK", reason=reason)
         if self.ploidy != "auto" and not (self.ploidy.isdecimal() and 0 < int(self.ploidy) <= 20):
             raise ParameterInvalid(name="HC_PLOIDY", reason=f"{self.ploidy!r} is neither auto nor 1 to 20")
         bands = self.bands()

@@ -239,39 +239,42 @@ def _bai_fits(inputs: Inputs, uri: str, size: int, index: Path) -> bool:
 # ------------------------------------------------------------------------------------------------ the right reference
 
 
-def check_reference(reads: OpenReads, contigs: Iterable[str], dictionary: Dictionary) -> list[str]:
+def check_reference(
+    reads: OpenReads, contigs: Iterable[str], dictionary: Dictionary, *, by_length: bool = False
+) -> list[str]:
     """Compare the contigs in use with the .dict; the order of contigs may differ.
 
+    Args:
+        by_length: name and length are enough although the M5s differ (HC_REFERENCE_CHECK=length).
+
     Returns:
-        Warnings, where the MD5 is missing on one side and name and length had to do.
+        Warnings, where name and length had to do.
 
     Raises:
         ReadsInvalid: another reference.
     """
     listed = {str(entry["SN"]): entry for entry in reads.header.get("SQ", ())}
     warnings: list[str] = []
+
+    def refused(reason: str) -> ReadsInvalid:
+        return ReadsInvalid(reads=reads.uri, reason=f"{reason}: it was aligned to another reference")
+
     for name in dict.fromkeys(contigs):
         mine, entry = dictionary[name], listed.get(name)
         if entry is None:
-            raise ReadsInvalid(
-                reads=reads.uri,
-                reason=f"its header has no contig {name}; it was aligned to another reference than {dictionary.path}",
-            )
+            raise refused(f"its header has no contig {name}, which {dictionary.path} has")
         if int(entry["LN"]) != mine.length:
-            raise ReadsInvalid(
-                reads=reads.uri,
-                reason=f"contig {name} has {entry['LN']} bases there, {mine.length} in {dictionary.path}: another reference",
-            )
-        theirs = str(entry.get("M5") or "").lower()
-        if theirs and mine.md5:
-            if theirs != mine.md5.lower():
-                raise ReadsInvalid(
-                    reads=reads.uri,
-                    reason=f"contig {name} has M5 {theirs} there, {mine.md5} in {dictionary.path}: another reference",
-                )
-        else:
-            side = "the reads' header" if not theirs else dictionary.path
+            raise refused(f"contig {name} has {entry['LN']} bases there, {mine.length} in {dictionary.path}")
+        theirs, ours = str(entry.get("M5") or "").lower(), (mine.md5 or "").lower()
+        if not theirs or not ours:
+            side = dictionary.path if theirs else "the reads' header"
             warnings.append(f"contig {name}: M5 missing in {side}; only name and length were compared")
+        elif theirs != ours and by_length:
+            warnings.append(
+                f"contig {name}: M5 {theirs} in the reads' header, {ours} in {dictionary.path}; ignored as declared"
+            )
+        elif theirs != ours:
+            raise refused(f"contig {name} has M5 {theirs} there, {ours} in {dictionary.path}")
     return warnings
 
 

@@ -182,7 +182,9 @@ def make(job: Job, work: Path) -> Made:
         reads = find_reads(job)
         with open_reads(job.inputs, reads.uri, reads.index or None, work, job.reference) as opened:
             sample = reads.settle(opened.sample)
-            warnings = check_reference(opened, [x.contig for x in job.loci], job.dictionary)
+            by_length = job.parameters.reference_check == "length"
+            contigs = [x.contig for x in job.loci]
+            warnings = check_reference(opened, contigs, job.dictionary, by_length=by_length)
             ploidies = _ploidies(job, sample, warnings)
             absent = {x for p in ploidies for x, value in p.pieces if value == 0}
             groups = [Group(g.stem, g.value, [x for x in g.loci if x not in absent]) for g in job.groups]
