@@ -15,8 +15,10 @@ from typer.core import TyperGroup
 
 from pyanamo.commands import (
     demo,
+    gather,
     init,
     items,
+    joint,
     local,
     loci,
     logs,
@@ -89,6 +91,8 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
         "results list": results.list_results,
         "results get": results.get,
         "results export": results.export,
+        "gather": gather.gather,
+        "joint": joint.joint,
     },
 }
 """Panel of the help → name of the command (`group command`) → function."""

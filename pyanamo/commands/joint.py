@@ -1,0 +1,149 @@
+"""`pyanamo joint`: one VCF of the cohort, from gathered gVCFs."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pyanamo.context import Context, command
+from pyanamo.render import Told, fields, size, span
+from pyanamo_core.errors import BadInput
+
+
+class ReferenceMissing(BadInput):
+    """The workflow names no reference `ref`. Give one with --reference FILE."""
+
+
+class VcfMisnamed(BadInput):
+    """--out {path} must end in .vcf.gz: the file is bgzipped."""
+
+
+@dataclass(frozen=True)
+class JointTold:
+    """The cohort's VCF."""
+
+    vcf: str
+    bytes: int
+    samples: list[str]
+    regions: int
+    variants: int
+    seconds: float
+    files: list[Path] = field(default_factory=list[Path])
+
+
+@command(
+    example=(
+        "pyanamo joint --out joint.vcf.gz",
+        "pyanamo joint --sample DEMO0001 --sample DEMO0002 --region demo1:1-50000",
+    )
+)
+def joint(
+    context: Context,
+    sample: Annotated[
+        list[str] | None, typer.Option("--sample", help="Only this sample (may be repeated); default: all gathered.")
+    ] = None,
+    region: Annotated[
+        list[str] | None, typer.Option("--region", help="Only this region (may be repeated); default: all gathered.")
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="Name of the VCF, without ending.")] = "joint",
+    reference: Annotated[
+        Path | None, typer.Option("--reference", help="FASTA; default: the workflow's reference `ref`.", exists=True)
+    ] = None,
+    gathered: Annotated[
+        str | None, typer.Option("--from", help="Where gathered gVCFs lie; default: <results>/<table>/results/gvcf.")
+    ] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="Also of samples that lack loci; recorded.")] = False,
+    heap: Annotated[int, typer.Option("--heap", min=256, help="The JVM's heap, in MB.")] = 2048,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Copy it to this file, too (.vcf.gz).")] = None,
+) -> Told:
+    """Call the cohort jointly: one VCF from gathered gVCFs (never from those of loci: genotypes at edges would be wrong)."""
+    from pyanamo.cohort import gathered_gvcfs, results_place
+    from pyanamo_core.genomics import joint as joint_call
+    from pyanamo_core.genomics.inputs import Inputs
+    from pyanamo_core.genomics.intervals import parse_locus, read_dictionary
+
+    if out is not None and not out.name.endswith(".vcf.gz"):
+        raise VcfMisnamed(path=out)
+    began = time.monotonic()
+    where = gathered or results_place(context.workflow, context.table_name, "gvcf")
+    gvcfs = gathered_gvcfs(context.ledger, context.clients, where, sample or ())
+    fasta = reference or _staged_reference(context)
+    dictionary = read_dictionary(fasta)
+    regions = [parse_locus(one, dictionary) for one in region or ()] or None
+    inputs = Inputs(clients=context.clients)
+    with tempfile.TemporaryDirectory(prefix="pyanamo-joint-") as work:
+        called = joint_call.joint(
+            gvcfs,
+            fasta,
+            results_place(context.workflow, context.table_name, "joint"),
+            Path(work),
+            name=name,
+            regions=regions,
+            partial=partial,
+            heap_mb=heap,
+            inputs=inputs,
+            clients=context.clients,
+        )
+        variants = _count(Path(work) / called.vcf.name)
+    told = JointTold(
+        vcf=called.vcf.uri,
+        bytes=called.vcf.bytes,
+        samples=list(called.manifest["samples"]),
+        regions=len(called.manifest["regions"]),
+        variants=variants,
+        seconds=round(time.monotonic() - began, 1),
+        files=_copied(inputs, called.outputs, out) if out else [],
+    )
+    return Told(
+        told,
+        view=_view,
+        quiet=[str(told.files[0]) if told.files else told.vcf],
+        next="pyanamo results export report.html",
+    )
+
+
+def _staged_reference(context: Context) -> Path:
+    """The workflow's reference on this machine, with index and .dict, as pilots have it."""
+    from pyanamo_core.staging import stage
+
+    found = stage(context.workflow, context.clients).references.get("ref")
+    if not found:
+        raise ReferenceMissing
+    return Path(found)
+
+
+def _count(vcf: Path) -> int:
+    from pyanamo_core.genomics.extras import require_pysam
+
+    with require_pysam().VariantFile(str(vcf)) as records:
+        return sum(1 for _ in records)
+
+
+def _copied(inputs: Any, stored: Any, out: Path) -> list[Path]:
+    """VCF, index and manifest under the name that was asked for."""
+    from pyanamo.cohort import bring
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".pyanamo-", dir=out.parent) as folder:
+        copied: list[Path] = []
+        for path in bring(inputs, stored, Path(folder)):
+            ending = next(one for one in (".vcf.gz.tbi", ".vcf.gz", ".manifest.json") if path.name.endswith(one))
+            copied.append(path.replace(out.with_name(out.name.removesuffix(".vcf.gz") + ending)))
+    return copied
+
+
+def _view(told: JointTold) -> Any:
+    return fields(
+        {
+            "joint VCF": told.files[0] if told.files else told.vcf,
+            "samples": f"{len(told.samples):,}",
+            "variants": f"{told.variants:,} sites in {told.regions:,} regions",
+            "size": size(told.bytes),
+            "took": span(told.seconds),
+        }
+    )
