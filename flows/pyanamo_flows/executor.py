@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from prefect.events.worker import EventsWorker
 from prefect.states import Completed, Failed
 
 from pyanamo_core.model import Cause, NestCall, NestResult
+from pyanamo_core.pilot.executor import DaemonPool
 
 MAX_PLANNED_NESTS = 2_000
 MAX_NESTS_PER_SECOND = 10.0
@@ -158,7 +159,7 @@ class PrefectExecutor:
     def __init__(self, slots: int, detail: Detail | None = None, *, start_seconds: float = START_SECONDS) -> None:
         self.detail = detail or Detail()
         self._start_seconds = start_seconds
-        self._plain = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="nest")
+        self._plain = DaemonPool(slots, "nest")
         self._open: dict[int, _Submission] = {}
         self._serial = 0
         self._lock = threading.Lock()
@@ -194,7 +195,7 @@ class PrefectExecutor:
         for run in list(self._items.values()):
             run.ended.set()
         self._keeper.join(timeout_seconds)
-        self._plain.shutdown(wait=False)
+        self._plain.close(timeout_seconds)
 
     # ------------------------------------------------------------------ nests
 

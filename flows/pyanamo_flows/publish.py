@@ -134,10 +134,20 @@ class StallWatch:
 class Board:
     """Artifacts of one `watch` flow run: a progress bar and the table of states, renewed in a thread of its own.
 
-    `show` never waits; the latest picture wins. `close` shows the last one and waits at most its budget.
+    `show` never waits; the latest picture wins. `close` shows the last one and waits at most its budget. `after` is
+    called in that thread, too, after each picture (with `run_ended=True` when the run has ended).
     """
 
-    def __init__(self, table: str, run_id: str, flow_run_id: str, *, every_seconds: float = EVERY_SECONDS) -> None:
+    def __init__(
+        self,
+        table: str,
+        run_id: str,
+        flow_run_id: str,
+        *,
+        every_seconds: float = EVERY_SECONDS,
+        after: Callable[..., object] | None = None,
+    ) -> None:
+        self._after = after
         self._table = table
         self._run_id = run_id
         self._flow_run_id = UUID(flow_run_id)
@@ -148,6 +158,7 @@ class Board:
         self._shown = 0.0
         self._lock = threading.Condition()
         self._closing = False
+        self._run_ended = False
         self._thread = threading.Thread(target=self._work, name="prefect-board", daemon=True)
         self._thread.start()
 
@@ -161,10 +172,11 @@ class Board:
             self._next = progress
             self._lock.notify()
 
-    def close(self, budget_seconds: float = REQUEST_SECONDS) -> None:
+    def close(self, budget_seconds: float = 2 * REQUEST_SECONDS, *, run_ended: bool = False) -> None:
         """Show the last picture and end."""
         with self._lock:
             self._closing = True
+            self._run_ended = run_ended
             self._lock.notify()
         self._thread.join(budget_seconds)
 
@@ -181,6 +193,8 @@ class Board:
             if now is not None:
                 self._shown = time.monotonic()
                 self._guard(self._publish, now)
+            if self._after is not None:
+                self._guard(self._after, run_ended=last and self._run_ended)
             if last:
                 return
 

@@ -1,0 +1,272 @@
+"""The flow `run`: a run from table to report. Its parts are subflows: provision, import_sheet, fan_out, watch, report.
+
+The run's id is this flow run's id. What it ends as comes from the ledger. `start` is what `pyanamo run` calls: the same
+flow in this process, whose outcome does not depend on Prefect either.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run as own
+from pydantic import Field
+
+from pyanamo_core import driver
+from pyanamo_core.aws import Clients
+from pyanamo_core.errors import PyAnamoError, RunMissing
+from pyanamo_core.ledger import open_ledger
+from pyanamo_core.model import Run
+from pyanamo_core.protocols import Ledger
+from pyanamo_core.scripts import publish_scripts
+from pyanamo_core.sheet import read_sheet
+from pyanamo_flows import entry
+from pyanamo_flows.fan_out import fan_out, submit
+from pyanamo_flows.hooks import on_cancellation
+from pyanamo_flows.import_sheet import import_sheet
+from pyanamo_flows.parameters import Aws, local_file, workflow_from
+from pyanamo_flows.provision import provision
+from pyanamo_flows.report import report
+from pyanamo_flows.watch import progress_listener, state_of, watch
+
+log = logging.getLogger("pyanamo.prefect")
+Detail = Literal["auto", "nest", "item", "none"]
+
+
+@dataclass
+class _Trace:
+    """How far a `run` in this process came, for `start`."""
+
+    table: str = ""
+    run_id: str = ""
+    error: BaseException | None = None
+
+
+_trace: ContextVar[_Trace | None] = ContextVar("pyanamo_run_trace", default=None)
+
+
+@flow(name="run", persist_result=False, on_cancellation=[on_cancellation])
+def run(
+    table: str = "",
+    workflow: str = "",
+    sheet: str = "",
+    update: bool = False,
+    delimiter: str = "",
+    nested_delimiter: str = ",",
+    pilots: Annotated[int, Field(ge=1, le=100_000)] | None = None,
+    max_failures: Annotated[int, Field(ge=1)] | None = None,
+    prefect_detail: Detail | None = None,
+    run_id: str = "",
+    aws: Aws = Aws(),  # noqa: B008 - Prefect's form needs it
+) -> State[Any]:
+    """Work off a table: import a sheet if one is given, start pilots on AWS Batch, watch them, sum up.
+
+    Cancelling this flow run cancels the run and ends its pilots. If it fails or crashes, the pilots go on; start it
+    again with `run_id` to carry on, or let `recover` find it.
+
+    Args:
+        table: Name of the table. With a workflow file it may be left empty.
+        workflow: Path or s3:// address of a workflow file. Empty: the newest version that the table holds.
+        sheet: Path or s3:// address of a sheet to import first. Empty: what the table holds is worked off.
+        update: Edit items that stand in the table with another definition; else the sheet is refused.
+        delimiter: Delimiter of the sheet's columns. Empty: found out.
+        nested_delimiter: Delimiter of the nests in TaskArgs.
+        pilots: Pilots at most. Empty: as the workflow says.
+        max_failures: Stop claiming when so many items have failed. Empty: as the workflow says.
+        prefect_detail: What Prefect shows of a pilot's work. Empty: as the workflow says.
+        run_id: Carry on with this run instead of beginning a new one.
+        aws: Which AWS to talk to.
+    """
+    trace = _trace.get() or _Trace()
+    try:
+        done = provision(table=table, workflow=workflow, aws=aws)
+        trace.table = done.table
+        if sheet:
+            import_sheet(done.table, sheet, update, delimiter, nested_delimiter, aws)
+        return _run(trace, done.version, pilots, max_failures, prefect_detail, run_id, aws)
+    except BaseException as error:
+        trace.error = error
+        raise
+
+
+def _run(
+    trace: _Trace,
+    version: int,
+    pilots: int | None,
+    max_failures: int | None,
+    prefect_detail: Detail | None,
+    run_id: str,
+    aws: Aws,
+) -> State[Any]:
+    log = get_run_logger()
+    table = trace.table
+    clients = aws.clients()
+    ledger, version, told = open_ledger(clients, table, version=version)
+    begun = existing(ledger, run_id)
+    if begun is None:
+        url, why = entry.url_for_pilots(entry.api_url(), told.prefect_api_url_for_pilots, clients.endpoint_url)
+        if why:
+            log.warning("Pilots are not shown in Prefect: %s", why)
+        begun = driver.begin(
+            ledger,
+            version,
+            told,
+            run_id=run_id or str(own.id),
+            pilots=pilots,
+            flow_run_id=str(own.id),
+            prefect_api_url=url,
+            prefect_detail=prefect_detail or told.prefect_detail,
+            max_failures=max_failures,
+        )
+    trace.run_id = begun.run_id
+    log.info("Run %s of table %s: up to %s pilots", begun.run_id, table, begun.limits.max_pilots)
+    if begun.ended is None:
+        fan_out(table=table, run_id=begun.run_id, aws=aws)
+        _watch(ledger, begun.run_id, table, aws)
+    try:
+        report(table=table, run_id=begun.run_id, aws=aws)
+    except Exception as error:  # noqa: BLE001 - a picture of the run, not the run
+        log.warning("No report: %s: %s", type(error).__name__, error)
+    return state_of(outcome_of(ledger, begun.run_id))
+
+
+def existing(ledger: Ledger, run_id: str) -> Run | None:
+    """The run that is to be carried on, if it stands in the table."""
+    if not run_id:
+        return None
+    try:
+        return ledger.run(run_id)
+    except RunMissing:
+        return None
+
+
+def outcome_of(ledger: Ledger, run_id: str) -> driver.Outcome:
+    """A run's outcome by its row."""
+    row = ledger.run(run_id)
+    return driver.Outcome(row, ledger.counts(), row.outcome, row.reason)
+
+
+def _watch(ledger: Ledger, run_id: str, table: str, aws: Aws) -> None:
+    """Watch; what Prefect makes of that flow run does not matter once the ledger says that the run has ended."""
+    try:
+        watch(table=table, run_id=run_id, aws=aws, return_state=True)
+    except Exception as error:
+        if ledger.run(run_id).ended is None:
+            raise
+        get_run_logger().warning("Prefect could not end the flow run `watch`: %s", error)
+
+
+def start(
+    clients: Clients,
+    *,
+    table: str = "",
+    workflow: str = "",
+    sheet: str = "",
+    update: bool = False,
+    delimiter: str = "",
+    nested_delimiter: str = ",",
+    pilots: int | None = None,
+    max_failures: int | None = None,
+    prefect_detail: Detail | None = None,
+    run_id: str = "",
+    aws: Aws | None = None,
+    on_progress: Callable[[driver.Progress], None] | None = None,
+) -> driver.Outcome:
+    """Run the flow `run` in this process, and tell how it ended by the ledger. For `pyanamo run`.
+
+    Prefect that cannot be reached, or goes away in the middle, costs the window only: the run is begun or carried on
+    in plain Python.
+
+    Args:
+        clients: of the same AWS as `aws` (by default: their endpoint and region).
+        on_progress: called at each poll of the watch.
+
+    Raises:
+        PyAnamoError: as driver.run does.
+    """
+    aws = aws or Aws(region=clients.region or "", endpoint_url=clients.endpoint_url or "")
+    trace = _Trace()
+    held, listening = _trace.set(trace), progress_listener.set(on_progress)
+    gone: BaseException | None = None
+    try:
+        run(
+            table=table,
+            workflow=workflow,
+            sheet=sheet,
+            update=update,
+            delimiter=delimiter,
+            nested_delimiter=nested_delimiter,
+            pilots=pilots,
+            max_failures=max_failures,
+            prefect_detail=prefect_detail,
+            run_id=run_id,
+            aws=aws,
+            return_state=True,
+        )
+    except Exception as error:  # noqa: BLE001 - Prefect's; ours stand in the trace
+        gone = error
+    finally:
+        progress_listener.reset(listening)
+        _trace.reset(held)
+    if isinstance(trace.error, PyAnamoError):
+        raise trace.error
+    if gone is not None:
+        log.warning("Prefect: %s: %.300s; the run goes on without it", type(gone).__name__, gone)
+    if trace.run_id:
+        return _carry_on(clients, trace, on_progress)
+    return _plainly(
+        clients, table, workflow, sheet, update, pilots, max_failures, run_id, delimiter, nested_delimiter, on_progress
+    )
+
+
+def _carry_on(clients: Clients, trace: _Trace, on_progress: Callable[[driver.Progress], None] | None) -> driver.Outcome:
+    """The outcome of a run that has begun; if Prefect took the watch with it, it is watched here."""
+    ledger, _, _ = open_ledger(clients, trace.table)
+    row = ledger.run(trace.run_id)
+    if row.ended is not None:
+        return outcome_of(ledger, trace.run_id)
+    _, told = ledger.workflow(row.workflow_version)
+    submit(clients, ledger, row, told)
+    watcher = driver.watcher_name()
+    return driver.watch(clients, ledger, row.run_id, told, watcher=watcher, on_progress=on_progress)
+
+
+def _plainly(
+    clients: Clients,
+    table: str,
+    workflow: str,
+    sheet: str,
+    update: bool,
+    pilots: int | None,
+    max_failures: int | None,
+    run_id: str,
+    delimiter: str,
+    nested_delimiter: str,
+    on_progress: Callable[[driver.Progress], None] | None,
+) -> driver.Outcome:
+    """The whole run without Prefect."""
+    if workflow:
+        told = publish_scripts(clients, workflow_from(clients, workflow, table))
+    else:
+        told = open_ledger(clients, table)[2]
+    with ExitStack() as stack:
+        found = None
+        if sheet:
+            path = stack.enter_context(local_file(clients, sheet))
+            found = read_sheet(path, delimiter=delimiter or None, nested_delimiter=nested_delimiter)
+        return driver.run(
+            clients,
+            told,
+            sheet=found,
+            update=update,
+            run_id=run_id or None,
+            pilots=pilots,
+            max_failures=max_failures,
+            on_progress=on_progress,
+        )
