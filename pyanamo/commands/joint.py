@@ -39,7 +39,7 @@ class JointTold:
 @command(
     example=(
         "pyanamo joint --out joint.vcf.gz",
-        "pyanamo joint --sample DEMO0001 --sample DEMO0002 --region demo1:1-50000",
+        "pyanamo joint --sample DEMO0001 --sample DEMO0002 --locus demo1:1-50000",
     )
 )
 def joint(
@@ -47,8 +47,8 @@ def joint(
     sample: Annotated[
         list[str] | None, typer.Option("--sample", help="Only this sample (may be repeated); default: all gathered.")
     ] = None,
-    region: Annotated[
-        list[str] | None, typer.Option("--region", help="Only this region (may be repeated); default: all gathered.")
+    locus: Annotated[
+        list[str] | None, typer.Option("--locus", help="Only this region (may be repeated); default: all gathered.")
     ] = None,
     name: Annotated[str, typer.Option("--name", help="Name of the VCF, without ending.")] = "joint",
     reference: Annotated[
@@ -74,7 +74,7 @@ def joint(
     gvcfs = gathered_gvcfs(context.ledger, context.clients, where, sample or ())
     fasta = reference or _staged_reference(context)
     dictionary = read_dictionary(fasta)
-    regions = [parse_locus(one, dictionary) for one in region or ()] or None
+    regions = [parse_locus(one, dictionary) for one in locus or ()] or None
     inputs = Inputs(clients=context.clients)
     with tempfile.TemporaryDirectory(prefix="pyanamo-joint-") as work:
         called = joint_call.joint(
