@@ -39,8 +39,11 @@ class Candidates:
         self._empty_until: dict[tuple[State, int], float] = {}
         self._tried: OrderedDict[str, float] = OrderedDict()
 
-    def page(self) -> list[str]:
-        """The next page of candidates, in random order, without those tried lately; [] after a full sweep in vain."""
+    def page(self) -> list[tuple[State, str]]:
+        """The next page of candidates with the state they were seen in, in random order, without those tried lately.
+
+        [] after a full sweep in vain.
+        """
         for state in _ORDER:
             for shard in list(self._shards):
                 if self._empty_until.get((state, shard), 0.0) > self._clock.monotonic():
@@ -55,7 +58,7 @@ class Candidates:
                     self._shards.remove(shard)
                     self._shards.insert(0, shard)
                     self._rng.shuffle(fresh)
-                    return fresh
+                    return [(state, each) for each in fresh]
         return []
 
     def tried(self, item_id: str) -> None:

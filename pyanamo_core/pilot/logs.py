@@ -60,6 +60,11 @@ class LogShipper:
         self._last_ms: dict[int, int] = {}
         self._lock = threading.Lock()
 
+    @property
+    def keeps_tail(self) -> bool:
+        """Does a success keep its tail too?"""
+        return self._keep_tail
+
     def plan(
         self, call: NestCall, slot: int, size: int, started: float, ended: float, *, failed: bool
     ) -> LogPointer | None:
@@ -141,7 +146,7 @@ def ship_object(client: Any, uri: str, path: Path) -> None:
         with path.open("rb") as file, gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as zipped:
             shutil.copyfileobj(file, zipped, 1 << 20)
         packed.seek(0)
-        client.upload_fileobj(packed, bucket, key, ExtraArgs={"ContentType": "text/plain", "ContentEncoding": "gzip"})
+        client.upload_fileobj(packed, bucket, key, ExtraArgs={"ContentType": "application/gzip"})
 
 
 def read_events(path: Path, pointer: LogPointer, marks: Marks) -> Iterator[dict[str, Any]]:

@@ -67,7 +67,7 @@ def put_overflow(client: Any, uri: str, packed: bytes) -> str:
         what boto3 raises.
     """
     bucket, _, key = uri.removeprefix("s3://").partition("/")
-    client.put_object(Bucket=bucket, Key=key, Body=packed, ContentType="application/json", ContentEncoding="gzip")
+    client.put_object(Bucket=bucket, Key=key, Body=packed, ContentType="application/gzip")
     return hashlib.sha256(packed).hexdigest()
 
 
