@@ -273,7 +273,7 @@ def wait(
         | {
             "state": State.WAITING,
             "due": round(now + max(0.0, delay_seconds), 3),
-            "memory_factor": round(item.memory_factor * memory_factor, 3),
+            "memory_factor": round(memory_factor, 3),
             "nests_done": nests_done,
             "nests_failed": nests_failed,
         }

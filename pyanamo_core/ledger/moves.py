@@ -260,7 +260,7 @@ class PilotMoves(NestRows):
         """Tried in vain: again after a delay. The try counts; without one left the item is failed.
 
         Args:
-            memory_factor: multiplies what the item has asked for so far.
+            memory_factor: absolute, as a factor of one slot's share.
 
         Raises:
             LeaseLost, OutcomeUnknown.
