@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from pyanamo_core.clock import SystemClock
 from pyanamo_core.errors import EndpointDown, HostFault, PilotTooOld, SetUpError
@@ -89,8 +89,7 @@ class Pilot:
         self.pilot_id = str(uuid.uuid4())
         self.run: Run | None = None
         self.slots = 0
-        self.flow_run_id = ""
-        """Set by whoever registers the pilot elsewhere; written into its row."""
+        self._flow_run_id = ""
         self._clients = clients
         self._clock: Clock = clock or SystemClock()
         self._rng = rng or random.Random()  # noqa: S311 - it spreads load
@@ -141,7 +140,7 @@ class Pilot:
             started=self._born,
             last_beat=self._clock.now(),
             slots=self.slots,
-            flow_run_id=self.flow_run_id,
+            flow_run_id=self._flow_run_id,
             overrides=self.options.overrides(),
             clock_offset_seconds=round(offset, 1),
             host=self._instance.host,
@@ -150,6 +149,10 @@ class Pilot:
         )
         if self._workflow is not None:
             record = record.model_copy(update={"items": self._items, "nests": self._nests})
+        if self._leaving is not None:
+            record = record.model_copy(
+                update={"leaving": self._leaving.reason[:300], "exit_code": self._leaving.exit_code}
+            )
         if counters is not None and self._loop is not None and self._leases is not None:
             record = record.model_copy(
                 update={
@@ -181,10 +184,9 @@ class Pilot:
         """Put in the handlers of TERM and INT; call it from the main thread, as early as possible."""
         self._signals.install()
 
-    def note(self, text: str) -> None:
-        """Something to say in the pilot's row."""
-        if self._loop:
-            self._loop.counters.notes.append(text)
+    def observed_as(self, flow_run_id: str) -> None:
+        """Somebody has registered the pilot elsewhere: its next row names that flow run."""
+        self._flow_run_id = flow_run_id
 
     def prepare(self) -> None:
         """Open the ledger, read the run, stage, make the first claims.
@@ -244,7 +246,7 @@ class Pilot:
         return Leaving(f"drained: signal {self._signals.received} before the first claim", TRY_AGAIN_CODE)
 
     def _open(self) -> None:
-        clients = cast("Any", self._clients)
+        clients: Any = self._clients
         if self._clients is not None and self._meter is not None and self._ledger is None:
             self._meter.listen(self._clients.client("dynamodb"))
         run_id = self.options.run_id
@@ -466,8 +468,6 @@ class Pilot:
         last = self.record.model_copy(
             update={
                 "ended": self._clock.now(),
-                "leaving": leaving.reason[:300],
-                "exit_code": leaving.exit_code,
                 "holding": (),
                 "last_lines": (),
             }
