@@ -55,7 +55,7 @@ class Bar:
     ) -> None:
         if self._live is not None:
             self._live.stop()
-        elif self._shown and self._told[1]:
+        elif self._last_line and self._told[1]:
             self._line(*self._told)
 
     def update(self, done: int, total: int, rest: str = "") -> None:

@@ -15,6 +15,9 @@ from pyanamo_core.sheet import Sheet, SheetRow
 SHOWN_CONFLICTS = 1000
 """So many conflicts are kept with their reason; the others are counted."""
 
+OTHER = "another TaskScript or other TaskArgs stand in the table"
+LOCKED = "other content stands in the table, and a pilot works on it; import again when it has ended"
+
 
 @dataclass(frozen=True)
 class Conflict:
@@ -74,7 +77,7 @@ def import_sheet(
         except Refused as refusal:
             return Imported.CONFLICT, Conflict(row.item_id, row.line, str(refusal))
         if done is Imported.CONFLICT:
-            return done, Conflict(row.item_id, row.line, "another TaskScript or other TaskArgs stand in the table")
+            return done, Conflict(row.item_id, row.line, LOCKED if update else OTHER)
         return done, None
 
     def settle(flying: set[Future[tuple[Imported, Conflict | None]]]) -> None:

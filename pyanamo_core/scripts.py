@@ -66,7 +66,7 @@ def hash_scripts(place: Path) -> str:
 def publish_scripts(clients: Clients, workflow: Workflow) -> Workflow:
     """Put task scripts of this machine where pilots find them, and say so in the workflow.
 
-    They go to `<results>/<table>/scripts/<sha256><ending>`; what is there already is left alone. A workflow whose
+    They go to `<results>/<table>/scripts/<16 digits of the SHA-256><ending>`; what is there already is left alone. A workflow whose
     scripts are packaged or remote comes back as it is.
 
     Raises:
@@ -78,7 +78,7 @@ def publish_scripts(clients: Clients, workflow: Workflow) -> Workflow:
     content = place.read_bytes() if place.is_file() else pack_scripts(place)
     digest = hashlib.sha256(content).hexdigest()
     ending = next((one for one in ARCHIVES if place.is_file() and place.name.endswith(one)), ".tar")
-    uri = f"{workflow.buckets.results}/{encoded(workflow.table_name)}/scripts/{digest}{ending}"
+    uri = f"{workflow.buckets.results}/{encoded(workflow.table_name)}/scripts/{digest[:16]}{ending}"
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     s3 = clients.client("s3")
     with explained("s3", f"writing {uri}"):

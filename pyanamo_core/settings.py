@@ -41,7 +41,7 @@ class Known:
 
 
 KNOWN: Final[tuple[Known, ...]] = (
-    Known("table", "The ledger's table", ("PYANAMO_TABLE",), "--table", "table_name"),
+    Known("table", "The ledger's table", ("PYANAMO_TABLE",), "--table"),
     Known("region", "The AWS region", ("AWS_REGION", "AWS_DEFAULT_REGION"), "--region"),
     Known("endpoint_url", "Where AWS is; empty: AWS itself", ("AWS_ENDPOINT_URL",), "--endpoint-url"),
     Known("profile", "The AWS profile", ("AWS_PROFILE",), default="default"),

@@ -1,7 +1,7 @@
 """The workflow file (YAML): read into a Workflow, with every fault's field and line.
 
-The model is workflow.py. Values of `parameters` are taken as they are written (`0010` stays `0010`), since they become
-variables of the environment. Relative paths of `scripts` are relative to the file's folder.
+The model is workflow.py. Text is taken as it is written (`0010` stays `0010`, `yes` stays `yes`): parameters become
+variables of the environment, and a hash may be all digits. Relative paths of `scripts` are relative to the file's folder.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ class _Builder:
         return built
 
     def _scalar(self, node: yaml.Node, where: Where, line: int) -> Any:
-        if len(where) == 2 and where[0] == "parameters" and node.tag != "tag:yaml.org,2002:null":
+        if _takes_text(where) and node.tag != "tag:yaml.org,2002:null":
             return str(node.value)
         try:
             value: Any = self._scalars.construct_object(node)  # pyright: ignore[reportUnknownMemberType]
@@ -220,14 +220,27 @@ def _fault(error: Any, built: _Builder, told: Mapping[str, Any]) -> tuple[int, s
     return line, f"{name} {message}{shown}"
 
 
+def _model_at(where: Where) -> type[BaseModel] | None:
+    """The model whose fields stand at a place of the file; None where no model does."""
+    model: type[BaseModel] | None = Workflow
+    for part in where:
+        if model is not None and isinstance(part, str):
+            model = _model_of(model.model_fields.get(part))
+    return model
+
+
+def _takes_text(where: Where) -> bool:
+    """Is a scalar at this place text, however YAML would read it: a hash of digits only, a version, a parameter?"""
+    if len(where) == 2 and where[0] == "parameters":
+        return True
+    model = _model_at(where[:-1])
+    field = model.model_fields.get(str(where[-1])) if model is not None and where else None
+    return field is not None and field.annotation is str
+
+
 def _suggest(where: Where) -> str:
     """The field that may have been meant, or those that there are."""
-    model: type[BaseModel] | None = Workflow
-    for part in where[:-1]:
-        if model is None:
-            break
-        if isinstance(part, str):
-            model = _model_of(model.model_fields.get(part))
+    model = _model_at(where[:-1])
     if model is None:
         return ""
     near = get_close_matches(str(where[-1]), model.model_fields, n=1, cutoff=0.6)

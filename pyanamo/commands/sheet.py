@@ -172,14 +172,15 @@ def _told(sheet: Sheet) -> SheetTold:
 
 
 def _view(told: SheetTold) -> Any:
-    signs = {"\t": "tab"}
+    def sign(told: str) -> str:
+        return "tab" if told == "\t" else f"'{told}'"
+
     return fields(
         {
             "sheet": told.path,
             "items": f"{told.items:,}",
             "nests": f"{told.nests:,}",
-            "delimiters": f"{signs.get(told.delimiter, told.delimiter)} between fields, "
-            f"{signs.get(told.nested_delimiter, told.nested_delimiter)} between nests",
+            "delimiters": f"{sign(told.delimiter)} between fields, {sign(told.nested_delimiter)} between nests",
             "scripts": "\n".join(told.scripts[:10]) + ("\n…" if len(told.scripts) > 10 else ""),
         }
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,12 +11,16 @@ import typer
 
 from pyanamo.context import Context, command
 from pyanamo.render import Told, fields, table
-from pyanamo_core.errors import PyAnamoError, Refused
+from pyanamo_core.errors import BadInput, PyAnamoError, Refused, WorkflowMissing
 from pyanamo_core.settings import WORKFLOW_FILE
 from pyanamo_core.workflow import Workflow
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+
+class TagInvalid(BadInput):
+    """The tag {tag!r} is not NAME=VALUE."""
 
 
 class RunsLive(Refused):
@@ -60,6 +65,15 @@ class Listed:
 def create(
     context: Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The workflow file.")] = Path(WORKFLOW_FILE),
+    protect: Annotated[
+        bool, typer.Option("--protect/--no-protect", help="Deletion protection of a table that is made now.")
+    ] = True,
+    pitr: Annotated[
+        bool, typer.Option("--pitr/--no-pitr", help="Point-in-time recovery of a table that is made now.")
+    ] = True,
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", metavar="NAME=VALUE", help="A tag of a table that is made now.")
+    ] = None,
 ) -> Told:
     """Make the workflow's table, and store the workflow file in it as a version that never changes."""
     from pyanamo_core import driver
@@ -70,7 +84,8 @@ def create(
     if context.table:
         workflow = workflow.model_copy(update={"table": context.table})
     workflow = publish_scripts(context.clients, workflow)
-    done = driver.provision(context.clients, workflow)
+    tags = tags_of(tag or ())
+    done = driver.provision(context.clients, workflow, deletion_protection=protect, pitr=pitr, tags=tags)
     told = Created(done.table, done.created, done.version, workflow.revision, workflow)
     return Told(
         told,
@@ -82,6 +97,17 @@ def create(
         next="pyanamo sheet import sheet.txt"
         + (f" --table {done.table}" if done.table != context.settings.table else ""),
     )
+
+
+def tags_of(told: Sequence[str]) -> dict[str, str]:
+    """Tags from `NAME=VALUE`. Raises TagInvalid."""
+    tags: dict[str, str] = {}
+    for one in told:
+        name, sign, value = one.partition("=")
+        if not name or not sign:
+            raise TagInvalid(tag=one)
+        tags[name] = value
+    return tags
 
 
 @command(example=("pyanamo workflow show", "pyanamo workflow show --version 2 --json"))
@@ -181,12 +207,18 @@ def delete(
     """Delete a workflow's table with all its items and results' records. Objects in buckets stay."""
     from pyanamo_core.ledger.table import delete_table
 
-    opened, name = context.opened, context.table_name
-    live = opened.ledger.live_runs()
-    if live and not force:
-        raise RunsLive(table=name, runs=", ".join(run.run_id for run in live))
-    items = opened.ledger.counts().total
-    context.confirm(f"Delete table {name} with {items:,} items and the records of their results", yes=yes)
+    name = context.table_name
+    try:
+        opened = context.opened
+    except WorkflowMissing:
+        items, whole = 0, f"Delete table {name}, which holds no workflow"
+    else:
+        live = opened.ledger.live_runs()
+        if live and not force:
+            raise RunsLive(table=name, runs=", ".join(run.run_id for run in live))
+        items = opened.ledger.counts().total
+        whole = f"Delete table {name} with {items:,} items and the records of their results"
+    context.confirm(whole, yes=yes)
     delete_table(context.clients, name)
     return Told(
         {"table": name, "items": items, "deleted": True},
