@@ -67,7 +67,7 @@ def gather(
                     nests, where, Path(work), expected=values, partial=partial, inputs=inputs, clients=clients
                 )
             done.append(_told(item.item_id, made, bring(inputs, made.outputs, out) if out else []))
-            bar.update(len(done), len(prepared))
+            bar.update(len(done), len(prepared), made.sample)
     return Told(
         done,
         view=_view,

@@ -31,8 +31,6 @@ PREFERRED = (
     "titv",
     "tstv",
     "het_hom",
-    "het",
-    "hom",
     "mean_depth",
     "callable_fraction",
     "bases_missing",
@@ -321,6 +319,6 @@ def _figure(row: Result, name: str) -> str:
     value = tabular(row.figures).get(name)
     if value is None:
         return ""
-    if isinstance(value, float) and not value.is_integer():
-        return f"{value:.3g}" if abs(value) < 1 else f"{value:.2f}"
-    return _number(float(value)) if isinstance(value, (int, float)) else str(value)
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) <= 1 else f"{value:.2f}"
+    return _number(value) if isinstance(value, int) else str(value)
