@@ -211,10 +211,8 @@ def ordered(pieces: Sequence[Piece], dictionary: Dictionary) -> list[Piece]:
     for one, two in itertools.pairwise(places):
         if one[0] == two[0] and two[1] <= one[2]:
             a, b = pieces[one[3]], pieces[two[3]]
-            kind = "the same locus as" if one[:3] == two[:3] else "a locus that overlaps that of"
-            raise CohortRefused(
-                reason=f"{b.nest} is {kind} {a.nest}: a {'duplicate' if one[:3] == two[:3] else 'overlap'}"
-            )
+            how = "a duplicate: the same locus as" if one[:3] == two[:3] else "an overlap with the locus of"
+            raise CohortRefused(reason=f"{b.nest} is {how} {a.nest}")
     return sorted(pieces, key=lambda p: min((rank[x.contig], x.start) for x in p.loci))
 
 

@@ -79,14 +79,17 @@ class Inputs:
 
         return Clients()
 
+    def _clients_of(self, access: Access) -> Any:
+        if not access.endpoint:
+            return self.clients
+        from pyanamo_core.aws import Clients
+
+        return Clients(endpoint_url=access.endpoint, region=access.region or self.clients.region)
+
     def _s3(self, bucket: str) -> tuple[Any, dict[str, str]]:
         """The client for a bucket, and what each request to it must say besides."""
         access = self._access.get(bucket, Access(bucket))
-        clients = self.clients
-        if access.endpoint:
-            from pyanamo_core.aws import Clients
-
-            clients = Clients(endpoint_url=access.endpoint, region=access.region or clients.region)
+        clients = self._clients_of(access)
         make = clients.anonymous if access.access == "anonymous" else clients.client
         more = {"RequestPayer": "requester"} if access.access == "requester_pays" else {}
         return make("s3", region=access.region or None), more
@@ -97,11 +100,13 @@ class Inputs:
             return uri
         trust_certificates()
         bucket, key = split_uri(uri)
-        s3, more = self._s3(bucket)
+        access = self._access.get(bucket, Access(bucket))
         with _explained("presigning"):
-            return str(
-                s3.generate_presigned_url("get_object", {"Bucket": bucket, "Key": key, **more}, ExpiresIn=URL_SECONDS)
-            )
+            if access.access == "requester_pays":
+                clients = self._clients_of(access)
+                return str(clients.requester_pays_address(bucket, key, URL_SECONDS, access.region or None))
+            s3, _ = self._s3(bucket)
+            return str(s3.generate_presigned_url("get_object", {"Bucket": bucket, "Key": key}, ExpiresIn=URL_SECONDS))
 
     def read_range(self, uri: str, start: int, length: int) -> tuple[bytes, int]:
         """`length` bytes from `start` (negative: the last bytes, `length` ignored), and the whole file's size.
