@@ -209,7 +209,7 @@ class Clients:
         request = AWSRequest("GET", plain, params={"x-amz-request-payer": "requester"})
         with explained("s3", "presigning"):
             credentials = self._boto_session().get_credentials().get_frozen_credentials()
-            S3SigV4QueryAuth(credentials, "s3", region or self.region, expires=seconds).add_auth(request)
+            S3SigV4QueryAuth(credentials, "s3", region or self.region or "us-east-1", expires=seconds).add_auth(request)
         return str(request.url)
 
     def _boto_session(self) -> Any:
