@@ -23,6 +23,8 @@ from pyanamo.commands import (
     loci,
     logs,
     pilot,
+    prefect,
+    rehearse,
     results,
     run,
     runs,
@@ -41,6 +43,7 @@ GROUPS: dict[str, str] = {
     "sheet": "Make, check and import the to-do list.",
     "workflow": "A workflow's table and the versions of its file.",
     "runs": "Executions of a workflow.",
+    "prefect": "Prefect's deployments of the flows.",
     "items": "Look at items and move them.",
     "results": "What the nests made: as a table, as files, as exports.",
 }
@@ -64,6 +67,7 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
         "sheet make": sheet.make,
         "sheet check": sheet.check,
         "sheet import": sheet.import_,
+        "rehearse": rehearse.rehearse,
     },
     "Run": {
         "run": run.run,
@@ -74,6 +78,7 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
         "runs show": runs.show,
         "runs drain": runs.drain,
         "runs cancel": runs.cancel,
+        "prefect setup": prefect.setup,
     },
     "Look and mend": {
         "status": status.status,
