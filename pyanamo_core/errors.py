@@ -153,6 +153,10 @@ class SubmitRefused(Surroundings):
     """Batch refused job {name} on queue {queue}: {reason}. See why with: pyanamo status"""
 
 
+class SubmitThrottled(SubmitRefused):
+    """Batch is too busy to take job {name} on queue {queue} ({reason}). It is tried again by itself."""
+
+
 class SubmitUnknown(PyAnamoError):
     """Nobody answered whether job {name} was submitted to queue {queue} ({reason}). It is looked for by its name before another try."""
 

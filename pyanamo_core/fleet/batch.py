@@ -20,6 +20,7 @@ from pyanamo_core.errors import (
     QueueClosed,
     QueueMissing,
     SubmitRefused,
+    SubmitThrottled,
     SubmitUnknown,
 )
 
@@ -35,6 +36,10 @@ OVERRIDES_MAX_BYTES: Final = 8192
 WAITING: Final = ("SUBMITTED", "PENDING", "RUNNABLE")
 STARTED: Final = ("STARTING", "RUNNING")
 ENDED: Final = ("SUCCEEDED", "FAILED")
+
+THROTTLED: Final = frozenset(
+    {"TooManyRequestsException", "ThrottlingException", "Throttling", "RequestLimitExceeded", "RequestThrottled", "429"}
+)
 
 RETRY: Final[dict[str, Any]] = {
     "attempts": 10,
@@ -187,6 +192,7 @@ class Batch:
         Raises:
             OverridesTooBig: nothing was sent.
             SubmitRefused: Batch said no; nothing was submitted.
+            SubmitThrottled: likewise; another time it may say yes.
             NoCredentials, AccessDenied …: likewise.
             SubmitUnknown: no answer, or one that says nothing (5xx): it may have been submitted.
         """
@@ -207,6 +213,8 @@ class Batch:
                 raise
             if is_unknown(error):
                 raise SubmitUnknown(name=name, queue=queue, reason=_short(error)) from error
+            if code_of(error) in THROTTLED:
+                raise SubmitThrottled(name=name, queue=queue, reason=_short(error)) from error
             told = explain(error, "batch", "SubmitJob")
             if not isinstance(told, AwsFailed | AwsMissing):
                 raise told from error

@@ -31,6 +31,11 @@ STOPPED: Final = "stopped: "
 HANDED_BACK: Final = frozenset({75, 143})
 """Exit codes of pilots that gave their items back in good order: Batch starts them again."""
 
+STOPPING: Final = frozenset({Cause.SET_UP, "max_failures"})
+"""Ways to leave with which a pilot orders the run's drain (pilot/desk.py)."""
+REASON_COMPARED: Final = 100
+"""Characters by which a run's reason, which may be clipped, and a pilot's are told to be one."""
+
 QUIET_LEAVINGS: Final = frozenset(
     {"", "empty", Cause.DRAINED, Cause.SPOT, Cause.WALL_TIME, Cause.HOST_FAULT, Cause.CANCELLED, Cause.LOST}
 )
@@ -227,10 +232,21 @@ def merged(summaries: Iterable[Mapping[str, int]]) -> dict[str, int]:
 # ---------------------------------------------------------------------------------------------------- the end
 
 
-def outcome_of(run: Run, counts: Counts) -> tuple[str, str]:
+def stopped_by_pilots(run: Run, records: Iterable[PilotRecord]) -> bool:
+    """Was the run's drain ordered by a pilot that saw it going wrong (`set_up`, `max_failures`), and not by a user?"""
+    start = run.reason[:REASON_COMPARED]
+    return bool(start) and any(
+        leaving_cause(record) in STOPPING and record.leaving.partition(":")[2].strip().startswith(start)
+        for record in records
+    )
+
+
+def outcome_of(run: Run, counts: Counts, records: Iterable[PilotRecord] = ()) -> tuple[str, str]:
     """How a run without living pilots has ended, and why: completed, failed, cancelled, drained, stopped."""
     if run.mode is Mode.CANCEL:
         return "cancelled", run.reason
+    if run.mode is Mode.DRAIN and stopped_by_pilots(run, records):
+        return "stopped", run.reason
     if run.mode is Mode.DRAIN and run.reason.startswith(STOPPED):
         return "stopped", run.reason.removeprefix(STOPPED)
     if counts.open and run.mode is Mode.DRAIN:

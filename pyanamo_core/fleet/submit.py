@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pyanamo_core.aws import SUBMIT_SECONDS
-from pyanamo_core.errors import PyAnamoError, SubmitUnknown
+from pyanamo_core.errors import PyAnamoError, SubmitThrottled, SubmitUnknown
 from pyanamo_core.fleet.batch import ENDED, Batch, Found
 from pyanamo_core.fleet.plan import array_sizes
 from pyanamo_core.model import Mode, Run, Submission
@@ -28,6 +28,7 @@ from pyanamo_core.protocols import Clock, Ledger
 
 NOT_SUBMITTED: Final = "not submitted: "
 """How the reason of a submission begins that was given up before anything was sent."""
+BUSY_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True)
@@ -144,16 +145,15 @@ class Submitter:
             return run if look.tries else self._give_up(run, submission, f"{prefix}too late after the reservation")
         look.tries += 1
         try:
-            job_id = self._batch.submit(
-                submission.name,
-                queue=submission.queue,
-                definition=submission.definition,
-                size=submission.size,
-                environment=self._overrides(run),
-            )
+            job_id = self._submit(run, submission, began)
         except SubmitUnknown:
             look.since, look.polls = self._clock.monotonic(), 0
             return run
+        except SubmitThrottled as error:
+            if look.tries > 1:
+                look.since, look.polls = self._clock.monotonic(), 0
+                return run
+            return self._give_up(run, submission, f"{NOT_SUBMITTED}{error.facts['reason']}")
         except PyAnamoError as error:
             if look.tries > 1:
                 # An earlier request of this name may still have arrived: only this one was refused.
@@ -169,6 +169,22 @@ class Submitter:
             # Cancelled between the last look at the mode and Batch's answer: nobody else knows this id yet.
             self._batch.terminate(job_id, "the run was cancelled")
         return run.model_copy(update={"mode": mode})
+
+    def _submit(self, run: Run, submission: Submission, began: float) -> str:
+        """SubmitJob; again after two seconds while Batch says that it is too busy, which is an answer, and the window lasts."""
+        while True:
+            try:
+                return self._batch.submit(
+                    submission.name,
+                    queue=submission.queue,
+                    definition=submission.definition,
+                    size=submission.size,
+                    environment=self._overrides(run),
+                )
+            except SubmitThrottled:
+                if self._clock.monotonic() + BUSY_SECONDS - began > self._patience.window_seconds:
+                    raise
+                self._clock.sleep(BUSY_SECONDS)
 
     def _overrides(self, run: Run) -> dict[str, str]:
         told = self._environment | {"PYANAMO_TABLE": self._ledger.table, "PYANAMO_RUN": run.run_id}

@@ -215,7 +215,7 @@ class Watch:
         self._tell(run, counts)
         if not ended:
             return None
-        outcome, reason = plan.outcome_of(run, counts)
+        outcome, reason = plan.outcome_of(run, counts, self._sight.pilots)
         run = self._ledger.end_run(self._run_id, outcome, reason)
         self._held = None
         return self._outcome(run, counts)
