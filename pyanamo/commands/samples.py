@@ -35,6 +35,13 @@ class Access(StrEnum):
     REQUESTER_PAYS = "requester_pays"
 
 
+class Named(StrEnum):
+    """What an item is called: by its sample, or by its folder, which is an ENA run in 1000 Genomes' layout."""
+
+    SAMPLE = "sample"
+    RUN = "run"
+
+
 class NoReads(NotFound):
     """There are no BAM or CRAM files below {where}. Check the address; a prefix of a bucket needs its whole first part."""
 
@@ -84,6 +91,7 @@ def list_samples(
     access: Annotated[Access, typer.Option("--access", help="How the bucket is read.")] = Access.ROLE,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Look into each file: sample, index, end.")] = True,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write a table of the samples there.")] = None,
+    by: Annotated[Named, typer.Option("--by", help="What the items of a sheet shall be called.")] = Named.SAMPLE,
 ) -> Told:
     """List samples: one per BAM or CRAM file, with its index, named by @RG SM."""
     from pyanamo_core.genomics.inputs import Access as BucketAccess
@@ -109,22 +117,22 @@ def list_samples(
         problems = "\n".join(lines)
         raise SamplesRefused(count=len(bad), total=len(samples), where=where, problems=problems)
     if out:
-        write_samples(out, samples)
+        write_samples(out, samples, by)
     return Told(
         samples,
         view=lambda rows: _view(rows, len(listed), out),
-        quiet=[one.sample or one.reads for one in samples],
+        quiet=[getattr(one, by.value) or one.reads for one in samples],
         next="pyanamo loci plan REFERENCE.fa --out loci.txt",
     )
 
 
-def write_samples(path: Path, samples: Iterable[Sample]) -> None:
-    """Write the table that `sheet make --samples` reads: tab-separated, with a header."""
+def write_samples(path: Path, samples: Iterable[Sample], by: Named = Named.SAMPLE) -> None:
+    """Write the table that `sheet make --items` reads: tab-separated, with a header; `item` is the itemID."""
     part = path.with_name(f".{path.name}.part")
     with part.open("w", newline="") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows([getattr(one, column) for column in COLUMNS] for one in samples)
+        writer.writerow(("item", *COLUMNS))
+        writer.writerows([getattr(one, by.value), *(getattr(one, column) for column in COLUMNS)] for one in samples)
     part.replace(path)
 
 

@@ -70,7 +70,14 @@ def test_the_file_of_samples_holds_what_the_task_script_takes(reads: Path):
         rows = list(csv.DictReader(file, delimiter="\t"))
     assert [one["sample"] for one in rows] == list(SAMPLES)
     for one in rows:
+        assert one["item"] == one["sample"]
         assert one["argument"] == f"{one['sample']}={one['reads']},{one['index']}"
+
+
+def test_items_are_called_by_ena_run_when_asked(reads: Path):
+    pyanamo(reads, "samples", "list", str(reads), "--by", "run", "--out", "runs.tsv")
+    pyanamo(reads, "sheet", "make", "--items", "runs.tsv", "--script", "HC.sh {sample}", "--args", "demo1,demo2")
+    assert (reads / "sheet.txt").read_text().splitlines()[1] == "ERR3239276|HC|HC.sh DEMO0001|demo1,demo2"
 
 
 def test_reads_without_index_a_cut_file_and_a_sample_that_comes_twice_are_refused_together(reads: Path):
