@@ -105,6 +105,67 @@ class FakePilot:
         return code
 
 
+class Api:
+    """Prefect's HTTP API, asked without Prefect: what a user's page would show."""
+
+    def __init__(self, url: str) -> None:
+        import httpx
+
+        self.url = url
+        self._http = httpx.Client(base_url=url, timeout=30, trust_env=False)
+
+    def post(self, path: str, **body: Any) -> Any:
+        answer = self._http.post(path, json=body)
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
+
+    def get(self, path: str) -> Any:
+        answer = self._http.get(path)
+        answer.raise_for_status()
+        return answer.json()
+
+    def patch(self, path: str, **body: Any) -> None:
+        self._http.patch(path, json=body).raise_for_status()
+
+    def root(self) -> str:
+        """A flow run that pilots can be children of."""
+        flow = self.post("/flows/", name="root")
+        return self.post("/flow_runs/", flow_id=flow["id"], state={"type": "RUNNING", "name": "Running"})["id"]
+
+    def flow_runs(self, **filters: Any) -> list[dict[str, Any]]:
+        return self.post("/flow_runs/filter", flow_runs=filters, limit=200)
+
+    def children(self, flow_run_id: str) -> list[dict[str, Any]]:
+        return self.flow_runs(parent_flow_run_id={"any_": [flow_run_id]})
+
+    def flow_run(self, flow_run_id: str) -> dict[str, Any]:
+        return self.get(f"/flow_runs/{flow_run_id}")
+
+    def task_runs(self, flow_run_id: str) -> list[dict[str, Any]]:
+        return self.post("/task_runs/filter", flow_runs={"id": {"any_": [flow_run_id]}}, limit=200)
+
+    def logs(self, flow_run_id: str) -> str:
+        found = self.post("/logs/filter", logs={"flow_run_id": {"any_": [flow_run_id]}}, limit=200)
+        return "\n".join(each["message"] for each in found)
+
+    def graph(self, flow_run_id: str) -> list[tuple[str, str, str]]:
+        """(kind, label, state) of what hangs below a flow run in its picture."""
+        nodes = self.get(f"/flow_runs/{flow_run_id}/graph-v2")["nodes"]
+        return sorted((node["kind"], node["label"], node["state_type"]) for _, node in nodes)
+
+
+def eventually(look: Any, enough: Any = bool, seconds: float = 60.0) -> Any:
+    """What `look()` gives as soon as it is enough; Prefect writes down in batches, some time later. Fails in the end."""
+    give_up = time.monotonic() + seconds
+    while True:
+        seen = look()
+        if enough(seen):
+            return seen
+        if time.monotonic() > give_up:
+            raise AssertionError(f"not within {seconds:.0f} s; last seen: {seen!r}")
+        time.sleep(0.2)
+
+
 def rss_mb() -> float:
     """Resident memory of this process now, in MB."""
     with open("/proc/self/statm") as file:  # noqa: PTH123

@@ -13,9 +13,8 @@ from urllib.parse import urlsplit
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 PILOT_SETTINGS: Mapping[str, str] = {
-    # One try, five seconds: an API that does not answer must not cost a container's time.
+    # One try: an API that does not answer must not cost a container's time.
     "PREFECT_CLIENT_MAX_RETRIES": "0",
-    "PREFECT_API_REQUEST_TIMEOUT": "5",
     "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_LOGGING_LEVEL": "WARNING",
@@ -96,6 +95,8 @@ def for_pilot(url: str) -> None:
     """
     enter()
     os.environ["PREFECT_API_URL"] = url
+    # A server on this machine shares its processors with the pilots.
+    os.environ.setdefault("PREFECT_API_REQUEST_TIMEOUT", "15" if is_loopback(url) else "5")
     for name, value in PILOT_SETTINGS.items():
         os.environ.setdefault(name, value)
     if "PREFECT_HOME" not in os.environ:

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 from uuid import UUID
 
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
     from pyanamo_core.workflow import Workflow
 
 REGISTRATION_SECONDS = 5.0
+LOCAL_REGISTRATION_SECONDS = 20.0
+"""Where Prefect runs on this very machine it shares its processors with the pilots, and a pilot's seconds cost nothing."""
 DRAIN_SECONDS = 4.0
 END_SECONDS = 6.0
 """From the end of the pilot's work to the end of everything about Prefect. Past it the process ends itself."""
@@ -48,6 +54,7 @@ class ObservedPilot(Protocol):
     @property
     def record(self) -> PilotRecord: ...
     def install_signals(self) -> None: ...
+    def observed_as(self, flow_run_id: str) -> None: ...
     def work(self, executor: Executor | None = None, observer: Observer | None = None) -> int: ...
 
 
@@ -173,9 +180,10 @@ HANDED_BACK = 75
 
 
 def _register(flow: Flow[..., Any], pilot: ObservedPilot, run: Run) -> FlowRun:
-    """Create the pilot's flow run below the run's root flow run, within 5 seconds.
+    """Create the pilot's flow run below the run's root flow run, within 5 seconds (20 on this machine).
 
     Raises:
+        InterruptedError: a signal came; the pilot's own handler has seen it, too.
         TimeoutError: it took longer. Should it succeed later, that flow run is closed at once.
     """
     answer: list[FlowRun] = []
@@ -190,17 +198,43 @@ def _register(flow: Flow[..., Any], pilot: ObservedPilot, run: Run) -> FlowRun:
         if late.is_set() and answer:
             _close_late(answer[0].id)
 
+    budget = LOCAL_REGISTRATION_SECONDS if entry.is_loopback(run.prefect_api_url) else REGISTRATION_SECONDS
     thread = threading.Thread(target=ask, name="prefect-registration", daemon=True)
     started = time.monotonic()
-    thread.start()
-    thread.join(REGISTRATION_SECONDS)
+    with _told_of_signals() as signalled:
+        thread.start()
+        while thread.is_alive() and time.monotonic() - started < budget and not signalled:
+            thread.join(0.1)
     late.set()
+    if signalled:
+        raise InterruptedError("it was told to end while it registered")
     if fault:
         raise fault[0]
     if not answer:
-        raise TimeoutError(f"{run.prefect_api_url} did not register it within {REGISTRATION_SECONDS:.0f} s")
+        raise TimeoutError(f"{run.prefect_api_url} did not register it within {budget:.0f} s")
     log.info("Prefect: registered as %s in %.1f s", answer[0].id, time.monotonic() - started)
     return answer[0]
+
+
+@contextmanager
+def _told_of_signals() -> Generator[list[int]]:
+    """The numbers of TERM and INT that come meanwhile; the handlers that are in are called as ever."""
+    told: list[int] = []
+    former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+        handler = former[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+
+    for number in former:
+        signal.signal(number, handle)
+    try:
+        yield told
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def _create(flow: Flow[..., Any], pilot: ObservedPilot, run: Run) -> FlowRun:
@@ -247,7 +281,7 @@ def _close_late(flow_run_id: UUID) -> None:
 
     try:
         with get_client(sync_client=True) as client:
-            told = f"Registration took more than {REGISTRATION_SECONDS:.0f} s: this pilot works unobserved"
+            told = "Registration took too long: this pilot works unobserved"
             client.set_flow_run_state(flow_run_id, Cancelled(message=told), force=True)
     except Exception as error:  # noqa: BLE001 - best effort, in a thread of its own
         log.info("Prefect: %s could not be closed: %s", flow_run_id, _told(error))
@@ -256,9 +290,7 @@ def _close_late(flow_run_id: UUID) -> None:
 def _observed(flow: Flow[..., Any], flow_run: FlowRun, pilot: ObservedPilot, outcome: _Outcome) -> int:
     from prefect.flow_engine import run_flow
 
-    note = getattr(pilot, "observed_as", None)
-    if callable(note):
-        note(str(flow_run.id))
+    pilot.observed_as(str(flow_run.id))
     try:
         run_flow(flow, flow_run=flow_run, parameters=dict(flow_run.parameters), return_type="state")
     except BaseException as error:  # noqa: BLE001 - a TerminationSignal is one; what the pilot raised is in the outcome
