@@ -14,7 +14,7 @@ from pyanamo_core.aws import Clients
 from pyanamo_core.errors import LocalCloudBroken
 
 REGION: Final = "ap-northeast-3"
-WAIT_SECONDS: Final = 30
+WAIT_SECONDS: Final = 60
 WORDS: Final = ["sh", "-c", "echo probe $AWS_BATCH_JOB_ARRAY_INDEX"]
 
 
@@ -85,7 +85,9 @@ def probe(clients: Clients, moto: str) -> None:
     """
     step = "stack"
     try:
-        formation, batch, logs = (clients.client(name) for name in ("cloudformation", "batch", "logs"))
+        # Sent once and waited for: on a busy machine the first answer takes long, and a repeat finds the stack made.
+        formation, batch = clients.once("cloudformation"), clients.once("batch")
+        logs = clients.client("logs")
         formation.create_stack(StackName="pyanamo-probe", TemplateBody=json.dumps(template()))
         made = formation.describe_stack_resources(StackName="pyanamo-probe")["StackResources"]
         names = {each["LogicalResourceId"]: each["PhysicalResourceId"] for each in made}
