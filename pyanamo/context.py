@@ -49,7 +49,7 @@ INTERRUPTED = 130
 
 
 class NotConfirmed(Refused):
-    """{what} was not confirmed, nothing was changed. Give --yes to do it without being asked."""
+    """{what}? {why}, so nothing was changed. With --yes it is done without being asked."""
 
 
 class TableUnnamed(PyAnamoError):
@@ -138,9 +138,9 @@ class Context:
         if yes:
             return
         if not (sys.stdin and sys.stdin.isatty()) or not self.for_people:
-            raise NotConfirmed(what=f"'{what}'")
+            raise NotConfirmed(what=what, why="Nobody is there to answer")
         if not typer.confirm(f"{what}?", err=True):
-            raise NotConfirmed(what=f"'{what}'")
+            raise NotConfirmed(what=what, why="The answer was no")
 
 
 def command(*, example: str | Sequence[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -74,10 +74,13 @@ def show(told: Told, *, as_json: bool = False, quiet: bool = False) -> None:
 
 def print_trimmed(what: RenderableType) -> None:
     """Print on standard output, without the blanks that rich puts at the ends of lines in a pipe."""
-    out = console()
     if isinstance(what, str):
-        out.print(what, markup=False, soft_wrap=True)
-    elif out.is_terminal:
+        # Not through rich, which would turn tabs into blanks: logs and ids are printed as they are.
+        sys.stdout.write(what + "\n")
+        sys.stdout.flush()
+        return
+    out = console()
+    if out.is_terminal:
         out.print(what)
     else:
         with out.capture() as captured:

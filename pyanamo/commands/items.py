@@ -13,7 +13,7 @@ from pyanamo.addressing import find_nests
 from pyanamo.context import Context, command
 from pyanamo.render import Told, cell, fields, span, table, when
 from pyanamo_core.errors import PyAnamoError, Refused
-from pyanamo_core.model import FINISHED, Attempt, Definition, Item, Nest, State
+from pyanamo_core.model import Attempt, Definition, Item, Nest, State
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -110,7 +110,7 @@ def _list_view(items: list[Item], state: State | None, more: str) -> RenderableT
             f"{item.nests_done}/{item.nests}",
             item.tries or "",
             item.interruptions or "",
-            item.cause if item.state in FINISHED or item.state is State.WAITING else "",
+            item.cause if item.state in {State.FAILED, State.CANCELLED, State.WAITING} else "",
             remark(item),
         ]
         for item in items
@@ -162,7 +162,7 @@ def _show_view(told: ItemView) -> RenderableType:
         "nests": f"{item.nests_done} of {item.nests} done"
         + (f", {item.nests_failed} failed" if item.nests_failed else ""),
         "tries": f"{item.tries}, interruptions {item.interruptions}",
-        "cause": item.cause,
+        "cause": item.cause if item.state is not State.DONE else None,
         "message": item.message,
         "pilot": item.owner if item.state is State.LOCKED else None,
         "lease until": when(item.lease_end) if item.state is State.LOCKED else None,
@@ -252,8 +252,9 @@ def redo(
     """Do some nests of an item again; the others stay as they are."""
     row = context.ledger.item(item)
     numbers = find_nests(item, context.ledger.definition(row), nests)
-    count = "1 nest" if len(numbers) == 1 else f"{len(numbers)} nests"
-    context.confirm(f"Do {count} of item {item} again; their recorded results no longer count", yes=yes)
+    whose = "nest" if len(numbers) == 1 else "nests"
+    listed = ", ".join(str(number) for number in numbers[:10]) + (" …" if len(numbers) > 10 else "")
+    context.confirm(f"Do {whose} {listed} of item {item} again, whatever is recorded", yes=yes)
     return _each(context, "redo", [row], lambda seen: context.ledger.redo(seen, numbers))
 
 
