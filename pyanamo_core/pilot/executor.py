@@ -54,16 +54,24 @@ class DaemonPool:
             if job is None:
                 return
             future, call = job
-            if future.set_running_or_notify_cancel():
-                try:
-                    result = call()
-                except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits for the future
-                    future.set_exception(error)
-                else:
-                    future.set_result(result)
-            del job, future, call  # an idle thread shall not keep the last result alive
-            with self._lock:
-                self._idle += 1
+            if not future.set_running_or_notify_cancel():
+                self._rests()
+                continue
+            try:
+                result = call()
+            except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits for the future
+                self._rests()
+                future.set_exception(error)
+            else:
+                self._rests()
+                future.set_result(result)
+                del result  # an idle thread shall not keep the last result alive
+            del job, future, call
+
+    def _rests(self) -> None:
+        # Before the future is fulfilled: who submits because of it finds this thread free.
+        with self._lock:
+            self._idle += 1
 
     def close(self, timeout_seconds: float, clock: Clock | None = None) -> bool:
         """Take nothing more and wait at most so long for what runs; True if all threads have ended."""

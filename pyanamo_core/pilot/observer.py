@@ -84,7 +84,7 @@ class GuardedObserver:
         return since is not None and self._clock.monotonic() - since > self._budget
 
     def _post(self, name: str, *arguments: Any) -> None:
-        if self._closed or isinstance(self._observer, NullObserver):
+        if self._closed or type(self._observer) is NullObserver:
             return
         if self.hangs or self._events.qsize() >= QUEUED:
             self.dropped += 1

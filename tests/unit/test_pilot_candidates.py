@@ -1,0 +1,113 @@
+"""Which items a pilot tries, and which it leaves to others."""
+
+from __future__ import annotations
+
+import random
+
+from pyanamo_core.clock import FakeClock
+from pyanamo_core.ledger.memory import MemoryLedger
+from pyanamo_core.model import Cause, Definition, Rules, State
+from pyanamo_core.pilot.candidates import Candidates
+
+RULES = Rules(lease_seconds=100, shards=4)
+
+
+class Counting(MemoryLedger):
+    """A ledger that counts queries of the index."""
+
+    asked = 0
+
+    def candidates(self, state: State, shard: int, *, start: str | None = None, limit: int = 10) -> list[str]:
+        self.asked += 1
+        return super().candidates(state, shard, start=start, limit=limit)
+
+
+def bench(items: int) -> tuple[Counting, FakeClock, Candidates]:
+    """A ledger with so many items, its clock, and a pilot's candidates."""
+    clock = FakeClock()
+    ledger = Counting(rules=RULES, clock=clock, rng=random.Random(1))
+    for number in range(items):
+        ledger.import_item(f"i{number}", "T", Definition(script="x"))
+    return ledger, clock, Candidates(ledger, RULES.shards, clock, random.Random(2), rest_seconds=30)
+
+
+def ids(page: list[tuple[State, str]]) -> list[str]:
+    """Item ids of a page."""
+    return [item_id for _, item_id in page]
+
+
+def test_a_page_has_at_most_ten_items_to_do() -> None:
+    ledger, _, candidates = bench(100)
+
+    page = candidates.page()
+
+    assert 0 < len(page) <= 10
+    assert {state for state, _ in page} == {State.TODO}
+    assert ledger.asked <= 2
+
+
+def test_an_item_that_was_tried_is_skipped_for_a_while() -> None:
+    # Given a single item
+    _, clock, candidates = bench(1)
+    assert ids(candidates.page()) == ["i0"]
+
+    # When it was tried
+    candidates.tried("i0")
+
+    # Then it comes back only later
+    assert candidates.page() == []
+    clock.move(40)
+    assert ids(candidates.page()) == ["i0"]
+
+
+def test_empty_shards_are_not_asked_again_for_ten_seconds() -> None:
+    # Given an empty table that was swept: three states, four shards
+    ledger, clock, candidates = bench(0)
+    assert candidates.page() == []
+    assert ledger.asked == 12
+
+    # When it is asked again within ten seconds, and after them
+    clock.move(9)
+    candidates.page()
+    within = ledger.asked
+    clock.move(2)
+    candidates.page()
+
+    # Then only the second sweep costs anything
+    assert within == 12
+    assert ledger.asked == 24
+
+
+def test_waiting_items_come_when_they_are_due() -> None:
+    # Given an item that failed and waits for 60 s
+    ledger, clock, candidates = bench(1)
+    claim = ledger.claim("i0", "p1")
+    assert claim is not None
+    ledger.wait(claim, Cause.TASK_ERROR, "no", delay_seconds=60)
+
+    # Then it is a candidate after them, not before
+    assert candidates.page() == []
+    clock.move(61)
+    assert candidates.page() == [(State.WAITING, "i0")]
+
+
+def test_items_whose_lease_is_over_come_last() -> None:
+    # Given an item whose pilot died, and one to do
+    ledger, clock, candidates = bench(1)
+    assert ledger.claim("i0", "dead") is not None
+    ledger.import_item("fresh", "T", Definition(script="x"))
+    clock.move(200)
+
+    # Then the one to do comes first, then the dead one's
+    assert candidates.page() == [(State.TODO, "fresh")]
+    candidates.tried("fresh")
+    assert candidates.page() == [(State.LOCKED, "i0")]
+
+
+def test_two_pilots_seldom_meet() -> None:
+    # Given 400 items and two pilots
+    ledger, clock, first = bench(400)
+    second = Candidates(ledger, RULES.shards, clock, random.Random(3), rest_seconds=30)
+
+    # Then their first pages have nothing in common
+    assert not set(ids(first.page())) & set(ids(second.page()))
