@@ -71,7 +71,7 @@ class Gatk:
             short: the job is below SHORT_BASES: compile with C1 alone.
             tmp_dir: where native libraries are unpacked and GATK puts its own temporary files; must allow execution.
         """
-        command = [str(self.java), f"-Xmx{heap_mb}m", "-Xms64m", GC, "-XX:-UsePerfData"]
+        command = [str(self.java), f"-Xmx{heap_mb}m", f"-Xms{min(64, heap_mb)}m", GC, "-XX:-UsePerfData"]
         command += ["-XX:GCTimeLimit=50", "-XX:GCHeapFreeLimit=10", "-XX:+ExitOnOutOfMemoryError"]
         command += ["-Xlog:disable", "-Xlog:all=error:stderr"]  # the AOT cache's warnings would stand in every log
         if short:
