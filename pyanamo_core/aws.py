@@ -128,21 +128,38 @@ class Clients:
         endpoint_url: where all services are (the local cloud); None leaves it to the SDK
             (AWS_ENDPOINT_URL).
         region: e.g. `us-east-1`; None leaves it to the session (AWS_REGION, AWS_DEFAULT_REGION, profile).
+        read_seconds: how long the data path's clients wait for an answer.
     """
 
-    def __init__(self, session: Any = None, endpoint_url: str | None = None, region: str | None = None) -> None:
+    def __init__(
+        self,
+        session: Any = None,
+        endpoint_url: str | None = None,
+        region: str | None = None,
+        *,
+        read_seconds: float = READ_SECONDS,
+    ) -> None:
         self._given_session = session
+        self._read_seconds = read_seconds
         self._given_endpoint = endpoint_url
         self._given_region = region
         self._start_afresh()
 
     @classmethod
-    def with_keys(cls, access_key: str, secret_key: str, endpoint_url: str | None, region: str) -> Clients:
+    def with_keys(
+        cls,
+        access_key: str,
+        secret_key: str,
+        endpoint_url: str | None,
+        region: str,
+        *,
+        read_seconds: float = READ_SECONDS,
+    ) -> Clients:
         """Clients with these keys, whatever the environment says (the local cloud's, which takes any)."""
         import boto3
 
         session = boto3.Session(aws_access_key_id=access_key, aws_secret_access_key=secret_key, region_name=region)
-        return cls(session, endpoint_url, region)
+        return cls(session, endpoint_url, region, read_seconds=read_seconds)
 
     def _start_afresh(self) -> None:
         self._lock = threading.RLock()
@@ -177,7 +194,7 @@ class Clients:
         """
         # Left to itself botocore presigns S3's addresses in us-east-1 with the signature of 2006, which KMS refuses.
         more: dict[str, Any] = {"signature_version": "s3v4"} if service == "s3" else {}
-        return self._get("data", service, region, lambda: self._config(DATA_TRIES, **more))
+        return self._get("data", service, region, lambda: self._config(DATA_TRIES, read=self._read_seconds, **more))
 
     def quick(self, service: str) -> Any:
         """A client for beats: 3 tries, 2 s to connect, 3 s to read; late news is no news."""
@@ -242,10 +259,12 @@ class Clients:
                     )
             return self._made[key]
 
-    @staticmethod
-    def _config(tries: int, connect: float = CONNECT_SECONDS, read: float = READ_SECONDS, **more: Any) -> Any:
+    def _config(self, tries: int, connect: float = CONNECT_SECONDS, read: float = READ_SECONDS, **more: Any) -> Any:
         from botocore.config import Config
 
+        if self.endpoint_url:
+            # Buckets in the path: `bucket.localhost` is no name that every machine resolves.
+            more["s3"] = {"addressing_style": "path"}
         return Config(
             retries={"mode": "standard", "total_max_attempts": tries},
             connect_timeout=connect,

@@ -14,7 +14,23 @@ from pyanamo_core.local.jobs import Job
 ACCESS_KEY: Final = "PYANAMOLOCAL"
 SECRET_KEY: Final = "local"  # noqa: S105 - no secret: the local cloud takes any key
 # What a process of this machine needs to run at all; of everything else in the server's environment it sees nothing.
-PASSED: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "USER", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")
+PASSED: Final = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "USER",
+    "LD_LIBRARY_PATH",
+    "XDG_CACHE_HOME",
+    "XDG_DATA_HOME",
+    "XDG_CONFIG_HOME",
+    # This machine stands for the image, in which these say where the caller is.
+    "PYANAMO_GATK_CACHE",
+    "GATK_JAR",
+    "JAVA",
+    "JAVA_HOME",
+)
 
 
 def cloud_environment(endpoint: str, region: str) -> dict[str, str]:

@@ -33,6 +33,7 @@ from pyanamo_core.local.processes import Processes
 from pyanamo_core.local.retry import is_tried_again
 
 SHIP_SECONDS: Final = 2.0
+CLOSE_SECONDS: Final = 5.0
 TOO_BIG: Final = (
     "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT - The job resource requirement (vCPU/memory/GPU)"
     " is higher than that can be met by the CE(s) attached to the job queue."
@@ -241,12 +242,18 @@ class Engine:
     def counted(self) -> dict[str, int]:
         """How many jobs run and wait, for `status`."""
         with self._lock:
-            return {"running": len(self._running), "waiting": sum(len(line.waiting) for line in self._lines.values())}
+            waiting = sum(not job.ended for line in self._lines.values() for job in line.waiting)
+            return {"running": len(self._running), "waiting": waiting}
 
     def close(self) -> None:
-        """Kill all jobs and end the threads."""
+        """End all jobs, by TERM and soon after by KILL, and the threads."""
         with self._lock:
             self._closing = True
+            for running in self._running.values():
+                self._processes.term(running.name)
+        give_up = time.monotonic() + CLOSE_SECONDS
+        while self._running and time.monotonic() < give_up:
+            time.sleep(0.02)
         self._processes.close()
         with self._ticked:
             self._ticked.notify()

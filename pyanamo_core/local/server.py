@@ -70,7 +70,8 @@ def serve(options: argparse.Namespace) -> None:
 
     @cache
     def clients(region: str) -> Clients:
-        return Clients.with_keys(ENGINE_KEY, SECRET_KEY, endpoint, region)
+        # Patient, for on a busy machine moto may take long, and a repeated CreateStack would find its own first try.
+        return Clients.with_keys(ENGINE_KEY, SECRET_KEY, endpoint, region, read_seconds=120)
 
     ledger: DynamoDbLocal | None = None
     ledger_failed: list[BaseException] = []

@@ -66,6 +66,24 @@ def test_down_ends_the_server_and_every_process_of_every_job(home: Path):
     assert down(home) is False
 
 
+def test_down_lets_a_job_end_in_its_own_way_before_it_is_killed(home: Path, tmp_path: Path):
+    # Given a job that notes a TERM, and one that is deaf to it
+    cloud = up(Options(home=home))
+    clients = cloud.clients()
+    polite = f"trap 'touch {tmp_path}/heard; exit 0' TERM; touch {tmp_path}/polite; while :; do sleep 0.1; done"
+    deaf = f"trap '' TERM; touch {tmp_path}/deaf; sleep 600"
+    for name, script in (("polite", polite), ("deaf", deaf)):
+        ensure_compute(clients, "queue", name, command=["sh", "-c", script])
+        clients.client("batch").submit_job(jobName="job", jobQueue="queue", jobDefinition=name)
+        until((tmp_path / name).exists)
+    pids = descendants(cloud.pid)
+    # When the cloud is ended
+    down(home)
+    # Then the one has heard it, and both are gone
+    assert (tmp_path / "heard").exists()
+    assert are_gone(pids)
+
+
 def test_up_finds_the_cloud_that_runs_and_refuses_to_change_it(home: Path):
     first = up(Options(home=home))
     assert up(Options(home=home)) == first

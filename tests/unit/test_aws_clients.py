@@ -192,3 +192,17 @@ def test_only_calls_without_an_answer_are_unanswered():
     assert not unanswered(TimeoutError())
     assert code_of(client_error("Throttled")) == "Throttled"
     assert code_of(KeyError()) == "KeyError"
+
+
+def test_a_patient_session_waits_longer_for_data_but_not_for_beats():
+    patient = Clients.with_keys("key", "secret", "http://127.0.0.1:9", "us-east-1", read_seconds=120)
+    assert patient.client("s3").meta.config.read_timeout == 120
+    assert patient.quick("s3").meta.config.read_timeout == 3
+
+
+def test_an_endpoint_of_one_s_own_has_buckets_in_the_path(clients: Clients):
+    asked = clients.client("s3").generate_presigned_url("get_object", Params={"Bucket": "bucket", "Key": "key"})
+    assert asked.startswith("http://127.0.0.1:9/bucket/key?")
+    named = Clients.with_keys("key", "secret", "http://localhost:9", "us-east-1")
+    asked = named.client("s3").generate_presigned_url("get_object", Params={"Bucket": "bucket", "Key": "key"})
+    assert asked.startswith("http://localhost:9/bucket/key?")
