@@ -21,6 +21,10 @@ def demo(
     folder: Annotated[Path, typer.Option("--folder", help="Where everything lies; made if missing.")] = Path(
         "pyanamo-demo"
     ),
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", metavar="NAME=VALUE", help="For the task script, e.g. HC_CALLER=bcftools."),
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave Prefect's server and the local cloud running.")] = False,
     stop: Annotated[bool, typer.Option("--stop", help="Stop what --keep left running, and do nothing else.")] = False,
 ) -> Told:
@@ -33,7 +37,7 @@ def demo(
     if stop:
         stopped = stop_kept(folder.resolve())
         return Told(stopped, view=lambda them: f"stopped {' and '.join(them)}" if them else "nothing was running")
-    options = DemoOptions(folder, samples, size, seed, pilots, keep)
+    options = DemoOptions(folder, samples, size, seed, pilots, keep, tuple(parameter or ()))
     result = run_demo(options, quiet=not context.for_people)
     return Told(
         result if not context.for_people else None,
