@@ -339,13 +339,19 @@ class Batch:
         Raises:
             DefinitionMissing: there is no active one.
         """
-        exact = ":" in name
-        asked: dict[str, Any] = {"jobDefinitions": [name]} if exact else {"jobDefinitionName": name, "status": "ACTIVE"}
+        plain, _, revision = name.partition(":")
+        asked: dict[str, Any] = {"jobDefinitionName": plain, "status": "ACTIVE"}
+        if name.startswith("arn:"):
+            asked, revision = {"jobDefinitions": [name]}, ""
         revisions: list[dict[str, Any]] = []
         with explained("batch", "DescribeJobDefinitions"):
             for page in self._batch.get_paginator("describe_job_definitions").paginate(**asked):
                 revisions += page["jobDefinitions"]
-        active = [one for one in revisions if one.get("status", "ACTIVE") == "ACTIVE"]
+        active = [
+            one
+            for one in revisions
+            if one.get("status", "ACTIVE") == "ACTIVE" and revision in ("", str(one["revision"]))
+        ]
         if not active:
             raise DefinitionMissing(definition=name)
         return _definition(max(active, key=lambda one: int(one["revision"])))

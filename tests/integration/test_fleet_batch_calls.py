@@ -69,6 +69,21 @@ def test_jobs_are_found_by_exact_name_the_oldest_first(place: Place):
     assert [job.job_id for job in Batch(place.clients).find("twin", place.name)] == ids
 
 
+def test_a_definition_is_the_newest_active_revision_or_the_one_that_is_named(place: Place):
+    client = place.clients.client("batch")
+    properties = {
+        "image": "newer",
+        "resourceRequirements": [{"type": "VCPU", "value": "2"}, {"type": "MEMORY", "value": "64"}],
+    }
+    client.register_job_definition(jobDefinitionName=place.name, type="container", containerProperties=properties)
+    batch = Batch(place.clients)
+    newest = batch.definition(place.name)
+    assert (newest.name, newest.vcpus, newest.memory_mb, newest.image) == (f"{place.name}:2", 2, 64, "newer")
+    assert batch.definition(f"{place.name}:1").name == f"{place.name}:1"
+    client.deregister_job_definition(jobDefinition=f"{place.name}:2")
+    assert batch.definition(place.name).name == f"{place.name}:1"
+
+
 def test_unknown_jobs_are_absent_from_a_description_and_fine_to_end(place: Place):
     batch = Batch(place.clients)
     nobody = "00000000-0000-0000-0000-000000000000"
