@@ -98,6 +98,8 @@ def list_samples(
     from pyanamo_core.genomics.inputs import Inputs
     from pyanamo_core.genomics.samples import choose, list_reads
 
+    if not where.startswith("s3://"):
+        where = str(Path(where).resolve())  # pilots run elsewhere: what they are told must not depend on this folder
     bucket = where.removeprefix("s3://").partition("/")[0] if where.startswith("s3://") else ""
     clients = context.clients if bucket else None
     inputs = Inputs([BucketAccess(bucket, access.value)] if bucket else [], clients)

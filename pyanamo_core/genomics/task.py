@@ -121,7 +121,8 @@ def prepare(arguments: Sequence[str], environ: Mapping[str, str]) -> Job:
     given = environ.get("ref")
     if not given:
         raise errors.DictInvalid(path="ref", reason="the variable `ref` names no FASTA file")
-    reference = Path(given).resolve()
+    # Not resolved: staging links a user's FASTA into a folder in which it has put the .fai and .dict.
+    reference = Path(given).absolute()
     for needed in (reference, Path(f"{reference}.fai")):
         if not needed.exists():
             raise errors.DictInvalid(path=reference, reason=f"{needed} does not exist")
