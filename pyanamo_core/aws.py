@@ -250,6 +250,9 @@ class Clients:
         with self._lock:
             if key not in self._made:
                 session = self._boto_session()
+                if not (region or self.region) and os.environ.get("AWS_DEFAULT_REGION") == "":
+                    # botocore takes the empty variable for a region, and calls the endpoint invalid.
+                    raise NoRegion
                 with explained(service, "making a client"):
                     self._made[key] = session.client(
                         service,
