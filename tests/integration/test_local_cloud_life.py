@@ -84,10 +84,10 @@ def test_down_lets_a_job_end_in_its_own_way_before_it_is_killed(home: Path, tmp_
     assert are_gone(pids)
 
 
-def test_up_finds_the_cloud_that_runs_and_refuses_to_change_it(home: Path):
-    first = up(Options(home=home))
-    assert up(Options(home=home)) == first
-    assert status(home) == first
+def test_up_finds_the_cloud_that_runs_and_refuses_to_change_it(local_cloud: LocalCloud):
+    home = local_cloud.home
+    assert up(Options(home=home)) == local_cloud
+    assert status(home) == local_cloud
     with pytest.raises(errors.LocalCloudDiffers, match="dynamodb-local"):
         up(Options(home=home, ledger="dynamodb-local"))
     with pytest.raises(errors.LocalCloudDiffers, match="eu-west-1"):
@@ -139,11 +139,11 @@ time.sleep(600)
     until(lambda: are_gone([pid]))
 
 
-def test_an_interrupt_from_the_terminal_does_not_reach_the_cloud(home: Path):
-    # Given a cloud: Ctrl-C goes to the terminal's foreground group, in which it must not be
-    cloud = up(Options(home=home))
-    assert os.getpgid(cloud.pid) != os.getpgid(0)
-    assert os.getsid(cloud.pid) != os.getsid(0)
+def test_an_interrupt_from_the_terminal_does_not_reach_the_cloud(local_cloud: LocalCloud):
+    # Ctrl-C goes to the terminal's foreground group, in which neither the cloud nor its launcher may be
+    for pid in (local_cloud.pid, *descendants(local_cloud.pid)):
+        assert os.getpgid(pid) != os.getpgid(0)
+        assert os.getsid(pid) != os.getsid(0)
 
 
 def test_a_server_that_cannot_start_says_why_and_leaves_nothing(home: Path, local_cloud: LocalCloud):
@@ -155,22 +155,21 @@ def test_a_server_that_cannot_start_says_why_and_leaves_nothing(home: Path, loca
 
 
 def test_the_environment_leads_any_sdk_to_the_cloud_and_away_from_real_accounts(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    local_cloud: LocalCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     # Given a shell that is set up for a real account
     with pytest.raises(errors.LocalCloudMissing, match="pyanamo local up"):
-        env(home)
-    cloud = up(Options(home=home, region="eu-central-1"))
+        env(tmp_path)
     monkeypatch.setenv("AWS_PROFILE", "production")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "real")
     # When it takes the cloud's variables over
     code = (
         "import os, boto3; b = boto3.client('s3'); print(b.meta.endpoint_url, b.meta.region_name, *sorted(os.environ))"
     )
-    lines = export_lines(env(home)) + f"{sys.executable} -c {json.dumps(code)}"
+    lines = export_lines(env(local_cloud.home)) + f"{sys.executable} -c {json.dumps(code)}"
     said = subprocess.run(["sh", "-c", lines], capture_output=True, text=True, check=True).stdout.split()
     # Then the SDK goes to the cloud, and neither profile nor token are left
-    assert said[:2] == [cloud.endpoint, "eu-central-1"]
+    assert said[:2] == [local_cloud.endpoint, "us-east-1"]
     assert not {"AWS_PROFILE", "AWS_SESSION_TOKEN"} & set(said)
 
 
