@@ -161,10 +161,14 @@ def stop_for_fruitless(ends: Sequence[Fruitless], *, live: int) -> str:
     return f"{len(ends)} pilots on {max(1, len(hosts))} host(s) ended without a claim: {told}"
 
 
-def stop_for_set_up(records: Iterable[PilotRecord]) -> str:
+def stop_for_set_up(records: Iterable[PilotRecord], unknown: int = 0) -> str:
     """Why a run must stop because hosts find its set-up wrong (unknown table, no permission, wrong reference), or "".
 
     Two hosts must have seen it, or the only one that the run has.
+
+    Args:
+        records: the run's pilot rows.
+        unknown: pilots that live or are submitted and have no row yet: they may be on other hosts.
     """
     hosts: set[str] = set()
     seen: dict[str, str] = {}
@@ -172,7 +176,7 @@ def stop_for_set_up(records: Iterable[PilotRecord]) -> str:
         hosts.add(record.host)
         if leaving_cause(record) == Cause.SET_UP:
             seen[record.host] = record.leaving.partition(":")[2].strip() or " ".join(record.notes[-1:])
-    if not seen or (len(seen) < SET_UP_HOSTS and len(hosts) > 1):
+    if not seen or (len(seen) < SET_UP_HOSTS and (len(hosts) > 1 or unknown > 0)):
         return ""
     return f"the set-up is wrong (seen on {len(seen)} host(s)): {next(iter(seen.values())) or 'see the pilots’ logs'}"
 

@@ -111,6 +111,7 @@ class Watch:
         blind_since: float | None = None
         try:
             while True:
+                began = self._clock.monotonic()
                 try:
                     outcome = self.poll()
                     seen, blind_since = True, None
@@ -126,7 +127,9 @@ class Watch:
                     outcome = None
                 if outcome is not None:
                     return outcome
-                if self._pause(self._poll_seconds):
+                # Where polls take long (a busy local cloud), the watcher must not be the load.
+                took = min(self._clock.monotonic() - began, 2 * self._poll_seconds)
+                if self._pause(max(self._poll_seconds, took)):
                     return self._stopped()
         finally:
             self.release()
@@ -261,7 +264,7 @@ class Watch:
         live = self._sight.live(run)
         reason = (
             plan.stop_for_failures(counts, run.limits.max_failures)
-            or plan.stop_for_set_up(self._sight.pilots)
+            or plan.stop_for_set_up(self._sight.pilots, live - len(self._sight.pilots.fresh))
             or (plan.stop_for_fruitless(self._sight.fruitless, live=live) if counts.open else "")
         )
         if reason and counts.open:

@@ -160,6 +160,7 @@ def test_a_wrong_set_up_must_be_seen_by_two_hosts_or_by_the_only_one():
     other = pilot("b", host="h2")
     assert "reference 404" in plan.stop_for_set_up([seen])
     assert plan.stop_for_set_up([seen, other]) == ""
+    assert plan.stop_for_set_up([seen], unknown=1) == ""  # one that has not said yet where it runs
     assert "reference 404" in plan.stop_for_set_up(
         [seen, other, pilot("c", host="h3", leaving="set_up: reference 404")]
     )

@@ -570,3 +570,35 @@ def test_a_drain_that_a_pilot_ordered_ends_the_run_as_stopped_with_its_reason():
     outcome = scene.polls(watch, 3)
     # Then it was stopped, not drained
     assert (outcome.outcome, outcome.reason) == ("stopped", "reference s3://b/ref.fa: 404")
+
+
+def test_pilot_rows_are_read_on_a_change_and_twice_a_beat_not_at_each_poll():
+    # Given pilots at work, and beats of 60 s
+    scene = Scene(items=50, pilots=3)
+    watch = scene.watch()
+    scene.polls(watch)
+    scene.batch.job().set("RUNNING")
+    reads = 0
+    pilots = scene.ledger.pilots
+
+    def counted(run_id: str | None = None):
+        nonlocal reads
+        reads += 1
+        return pilots(run_id)
+
+    scene.ledger.pilots = counted  # type: ignore[method-assign]
+    # When the watcher polls for five minutes, then it has read them ten times and once for the change
+    scene.polls(watch, 30)
+    assert 10 <= reads <= 12
+
+
+def test_of_many_failed_children_a_hundred_are_examined_by_a_handful_of_calls():
+    scene = Scene(items=2000, pilots=1000)
+    watch = scene.watch()
+    scene.polls(watch)
+    scene.batch.job().set("RUNNING")
+    for n in range(500):
+        scene.batch.job().fail(n, exit_code=75)
+    scene.batch.calls.clear()
+    scene.polls(watch)
+    assert scene.batch.calls == {"DescribeJobs": 2, "ListJobs": 1, "SubmitJob": 1}
