@@ -88,6 +88,7 @@ class Counting(LedgerBase):
             OutcomeUnknown: nothing answered.
         """
         rows.check_owner("Pilot", record.pilot_id)
+        self._store.check()
         self._put(rows.pilot_row(record, self.rules.shards), "", {}, until=self._clock.monotonic())
 
     def pilot(self, pilot_id: str) -> PilotRecord | None:

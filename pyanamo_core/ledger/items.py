@@ -44,6 +44,7 @@ class UserMoves(NestRows):
         """
         rows.check_ids(item_id, task_id)
         rows.check_definition(definition)
+        self._store.check()
         token = self._token()
         item = Item(
             item_id=item_id,

@@ -252,7 +252,8 @@ def _fullest(item_id: str, task_id: str) -> Row:
         locked_at=1_899_999_999.999,
         finished_at=1_899_999_999.999,
     )
-    return item_row(item, 256, "0" * 14) | {x.LOCK_ID: {"S": "t" * 16}}
+    row = item_row(item, 256, "0" * 14) | {x.LOCK_ID: {"S": "t" * 16}}
+    return row | {x.QUEUE: {"S": x.queue(State.CANCELLED, 255)}}
 
 
 _BARE_BYTES: Final = size(_fullest("i", "t")) - 2

@@ -18,6 +18,7 @@ from pyanamo_core.ledger import expressions as x
 from pyanamo_core.ledger.expressions import Expressions
 from pyanamo_core.ledger.rows import Row, key
 from pyanamo_core.ledger.table import why_foreign
+from pyanamo_core.model import State
 
 REFUSED: Final = "ConditionalCheckFailedException"
 _TRANSIENT: Final = frozenset(
@@ -86,6 +87,17 @@ class Store:
         self.clients = clients
         self.table = table
         self._rng = rng
+        self._known = False
+
+    def check(self) -> None:
+        """Look once at the queue index before the first put: a put alone would also go into a table that is no ledger.
+
+        Raises:
+            TableMissing, ForeignTable.
+        """
+        if not self._known:
+            self.queue_page(x.queue(State.TODO, 0), limit=1)
+            self._known = True
 
     # ---------------------------------------------------------------------------------------------------- writes
 
