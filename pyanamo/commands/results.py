@@ -137,7 +137,9 @@ def export(
         count = write(_results(context, None, state), stream, chosen)
     if file == "-":
         return Told()
-    return Told({"file": file, "format": chosen, "nests": count}, quiet=[file], next="pyanamo gather")
+    return Told(
+        {"file": file, "format": chosen, "nests": count}, quiet=[file], next="pyanamo results export report.html"
+    )
 
 
 def _export_html(context: Context, file: str, run: str | None) -> Told:
@@ -229,6 +231,7 @@ def _view(rows: list[Result], more: bool, limit: int) -> Any:
 
     figures = [tabular(one.figures) for one in rows]
     names = [name for name in FIGURES if any(name in one for one in figures)]
+    tags = not names and any(one.tags for one in rows)
     lines = [
         [
             one.item_id,
@@ -237,11 +240,14 @@ def _view(rows: list[Result], more: bool, limit: int) -> Any:
             one.status or "open",
             span(one.seconds),
             *(told.get(name, "") for name in names),
+            *(["; ".join(one.tags).replace("\t", " ")] if tags else []),
             one.outputs[0].uri.rsplit("/", 1)[-1] if one.outputs else one.message,
         ]
         for one, told in zip(rows, figures, strict=True)
     ]
-    columns = ["item", "nest", "value", "status", "took", *names, "output"]
+    columns = ["item", "nest", "value", "status", "took", *names, *(["tags"] if tags else []), "output"]
+    if not any(line[-1] for line in lines):
+        columns, lines = columns[:-1], [line[:-1] for line in lines]
     parts: list[Any] = [table(columns, lines, right=["nest", "took", *names]) if lines else "no nests"]
     if more:
         parts.append(f"… more than {limit}; all of them with: pyanamo results export results.tsv")

@@ -108,6 +108,11 @@ class ReportData:
         return [(name, count, 100.0 * count / total) for name, count in told if count]
 
     @property
+    def shows_tags(self) -> bool:
+        """Tag lines stand in the table where there are no figures."""
+        return not self.figure_names and any(one.tags for one in self.nests)
+
+    @property
     def parallel(self) -> float | None:
         """Nests in flight on average over the run."""
         return self.busy_seconds / self.run_seconds if self.run_seconds else None
