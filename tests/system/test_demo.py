@@ -132,7 +132,7 @@ def test_a_trio_is_called_right_and_everything_is_where_the_demo_says(folder: Pa
         "started DEMO0001",
         "workflow create",
         "pyanamo run --pilots",
-        "for flow 'fan_out'",
+        "running as a flow of Prefect",
         "locked 2",
         "pyanamo gather",
         "pyanamo joint",
