@@ -10,17 +10,19 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from urllib.parse import urlsplit
 
 import typer
 
 from pyanamo.render import Told, as_json_text, show
-from pyanamo_core.errors import PyAnamoError, Refused
+from pyanamo_core.errors import EndpointDown, PyAnamoError, Refused
 from pyanamo_core.settings import Settings, resolve
 
 if TYPE_CHECKING:
@@ -93,7 +95,17 @@ class Context:
 
     @cached_property
     def clients(self) -> Clients:
-        """Clients for the settings' endpoint and region; imports boto3 only when one is asked for."""
+        """Clients for the settings' endpoint and region; imports boto3 only when one is asked for.
+
+        Raises:
+            EndpointDown: nobody listens at an endpoint of this machine; the SDK would try for half a minute.
+        """
+        check_endpoint(self.settings.get("endpoint_url"))
+        return self.patient_clients
+
+    @cached_property
+    def patient_clients(self) -> Clients:
+        """The same without a look at the endpoint first: for pilots, which have time."""
         from pyanamo_core.aws import Clients
 
         return Clients(endpoint_url=self.endpoint_url, region=self.region)
@@ -141,6 +153,17 @@ class Context:
             raise NotConfirmed(what=what, why="Nobody is there to answer")
         if not typer.confirm(f"{what}?", err=True):
             raise NotConfirmed(what=what, why="The answer was no")
+
+
+def check_endpoint(url: str) -> None:
+    """Raise EndpointDown at once if the endpoint is on this machine and nobody listens there."""
+    parts = urlsplit(url)
+    if parts.hostname not in {"localhost", "127.0.0.1", "::1"}:
+        return
+    try:
+        socket.create_connection((parts.hostname, parts.port or 80), timeout=3).close()
+    except OSError as error:
+        raise EndpointDown(endpoint=url, reason=error.strerror or str(error)) from error
 
 
 def command(*, example: str | Sequence[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -40,7 +40,7 @@ def work(context: Context, environ: dict[str, str]) -> int:
     """Prepare and work, seen by Prefect if the run says where that is; returns the exit code."""
     from pyanamo_core.pilot import Pilot, PilotOptions
 
-    made = Pilot(PilotOptions.from_environment(environ), context.clients, environ=environ)
+    made = Pilot(PilotOptions.from_environment(environ), context.patient_clients, environ=environ)
     made.install_signals()
     made.prepare()
     if made.run is not None and made.run.prefect_api_url:
