@@ -11,6 +11,7 @@ import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -152,6 +153,75 @@ class Api:
         """(kind, label, state) of what hangs below a flow run in its picture."""
         nodes = self.get(f"/flow_runs/{flow_run_id}/graph-v2")["nodes"]
         return sorted((node["kind"], node["label"], node["state_type"]) for _, node in nodes)
+
+
+WORKFLOW = """
+name: {name}
+queue: {name}
+job_definition: {name}
+pilots: {pilots}
+items: 1
+nests: 2
+memory_mb: 512
+timing:
+  lease_seconds: {lease}
+  beat_seconds: {beat}
+  sweep_seconds: 0.3
+  poll_seconds: 0.5
+  start_jitter_seconds: 0
+buckets:
+  results: s3://{name}/results
+"""
+
+
+class Place:
+    """A workflow of its own on the local cloud, with files as a user has them; pilots are `pyanamo pilot` of this Python."""
+
+    def __init__(self, cloud: Any, name: str, folder: Path, *, pilots: int = 2, lease: float = 20.0) -> None:
+        from pyanamo_core.local.provision import ensure_compute
+
+        self.cloud, self.name, self.folder, self.clients = cloud, name, folder, cloud.clients()
+        command = (sys.executable, "-m", "pyanamo", "pilot")
+        ensure_compute(self.clients, name, name, command=command, memory=512, buckets=[name])
+        self.workflow = folder / "workflow.yaml"
+        self.workflow.write_text(WORKFLOW.format(name=name, pilots=pilots, lease=lease, beat=lease / 5))
+
+    def sheet(self, items: int, seconds: float = 1.0, nests: int = 2) -> Path:
+        """A sheet whose nests sleep so long, give or take some milliseconds."""
+        path = self.folder / "sheet.txt"
+        values = ",".join(f"{seconds + nest / 1000:.3f}" for nest in range(nests))
+        rows = "".join(f"item-{number}|sleep|sleep|{values}\n" for number in range(items))
+        path.write_text("itemID|TaskID|TaskScript|TaskArgs\n" + rows)
+        return path
+
+    def fill(self, items: int, seconds: float = 1.0, nests: int = 2) -> Any:
+        """Table, workflow version and items; the ledger."""
+        from pyanamo_core import driver
+        from pyanamo_core.importer import import_sheet
+        from pyanamo_core.ledger import open_ledger
+        from pyanamo_core.sheet import read_sheet
+        from pyanamo_core.workflow_file import read_workflow
+
+        driver.provision(self.clients, read_workflow(self.workflow))
+        ledger = open_ledger(self.clients, self.name)[0]
+        import_sheet(ledger, read_sheet(self.sheet(items, seconds, nests)))
+        return ledger
+
+    @property
+    def ledger(self) -> Any:
+        from pyanamo_core.ledger import open_ledger
+
+        return open_ledger(self.clients, self.name)[0]
+
+    def jobs(self) -> list[str]:
+        """Status of every job and child that was ever submitted to the queue, by Batch's word."""
+        batch = self.clients.client("batch")
+        asked = {"jobQueue": self.name, "filters": [{"name": "JOB_NAME", "values": ["*"]}]}
+        parents = batch.list_jobs(**asked)["jobSummaryList"]
+        return [each["status"] for each in parents]
+
+    def pilots_gone(self) -> bool:
+        return all(status in ("SUCCEEDED", "FAILED") for status in self.jobs())
 
 
 def eventually(look: Any, enough: Any = bool, seconds: float = 60.0) -> Any:

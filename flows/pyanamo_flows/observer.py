@@ -53,7 +53,8 @@ class PrefectObserver:
 
     def item_done(self, item: Item) -> None:
         failed = item.state is State.FAILED
-        told = f"{item.item_id} is {item.state}" + (f": {item.cause}: {item.message}" if item.cause else "")
+        why = f": {item.cause}: {item.message}" if failed else ""
+        told = f"{item.item_id} is {item.state}{why}"
         name = "Completed" if item.state is State.DONE else str(item.state).capitalize()
         self._executor.item_ended(item.item_id, name=name, message=told, failed=failed)
         self._say(told, logging.WARNING if failed else logging.INFO)

@@ -24,10 +24,6 @@ class NothingNamed(BadInput):
     """Neither a table nor a workflow file was given. Set the parameter `table`, or `workflow`."""
 
 
-class OtherTable(BadInput):
-    """The workflow file is for table {own}, the parameter `table` says {given}. Give one of them, or make them agree."""
-
-
 class FileMissing(NotFound):
     """There is no file {path} on the machine where this flow runs. Give an absolute path, or an s3:// address."""
 
@@ -83,16 +79,14 @@ def local_file(clients: Clients, where: str) -> Generator[Path]:
 
 
 def workflow_from(clients: Clients, where: str, table: str) -> Workflow:
-    """The workflow of a workflow file, which must agree with `table` if that is given too.
+    """The workflow of a workflow file; `table`, if given, is its table whatever the file says.
 
     Raises:
-        OtherTable, FileMissing, WorkflowInvalid.
+        FileMissing, WorkflowInvalid.
     """
     with local_file(clients, where) as path:
         workflow = read_workflow(path)
-    if table and workflow.table_name != table:
-        raise OtherTable(own=workflow.table_name, given=table)
-    return workflow
+    return workflow.model_copy(update={"table": table}) if table else workflow
 
 
 def table_of(clients: Clients, table: str, workflow: str) -> str:

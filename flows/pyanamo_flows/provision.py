@@ -24,7 +24,7 @@ def provision(table: str = "", workflow: str = "", aws: Aws = Aws()) -> Provisio
     """Make sure that the table, the workflow version, the queue and the job definition are there.
 
     Args:
-        table: Name of the table. With a workflow file it may be left empty.
+        table: Name of the table. Empty: as the workflow file says.
         workflow: Path or s3:// address of a workflow file; empty: the newest version in the table.
         aws: Which AWS to talk to.
     """

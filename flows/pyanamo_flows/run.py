@@ -71,7 +71,7 @@ def run(
     again with `run_id` to carry on, or let `recover` find it.
 
     Args:
-        table: Name of the table. With a workflow file it may be left empty.
+        table: Name of the table. Empty: as the workflow file says.
         workflow: Path or s3:// address of a workflow file. Empty: the newest version that the table holds.
         sheet: Path or s3:// address of a sheet to import first. Empty: what the table holds is worked off.
         update: Edit items that stand in the table with another definition; else the sheet is refused.
@@ -191,6 +191,9 @@ def start(
         PyAnamoError: as driver.run does.
     """
     aws = aws or Aws(region=clients.region or "", endpoint_url=clients.endpoint_url or "")
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        # To Prefect, not to the terminal: the command shows the run itself, and errors once.
+        logging.getLogger(name).propagate = False
     trace = _Trace()
     held, listening = _trace.set(trace), progress_listener.set(on_progress)
     gone: BaseException | None = None

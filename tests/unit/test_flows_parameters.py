@@ -81,14 +81,12 @@ def test_a_hook_finds_its_run_by_parameter_or_by_its_own_id():
     assert hooks.run_key(SimpleNamespace(id=own, parameters={})) == str(own)
 
 
-def test_a_workflow_file_for_another_table_is_refused(tmp_path):
+def test_the_parameter_table_wins_over_the_workflow_files(tmp_path):
     path = tmp_path / "workflow.yaml"
     path.write_text("name: One\nqueue: q\njob_definition: d\nbuckets:\n  results: s3://bucket/p\n")
     clients = Clients()
     assert parameters.table_of(clients, "", str(path)) == "One"
-    assert parameters.workflow_from(clients, str(path), "One").name == "One"
-    with pytest.raises(parameters.OtherTable, match="for table One"):
-        parameters.workflow_from(clients, str(path), "Two")
+    assert parameters.workflow_from(clients, str(path), "Two").table_name == "Two"
 
 
 def test_a_file_that_is_not_there_is_named_with_its_whole_path():
