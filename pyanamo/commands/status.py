@@ -45,6 +45,8 @@ class Status:
     runs: list[Run]
     pilots: list[PilotRecord]
     failures: list[Failure]
+    obstacles: list[str]
+    """Why a live run that nobody works for does not go on."""
 
 
 @command(example=("pyanamo status", "pyanamo status --table HaplotypeCaller --json"))
@@ -54,17 +56,39 @@ def status(context: Context) -> Told:
     ledger, workflow = opened.ledger, opened.workflow
     fresh = time.time() - BEATS * workflow.timing.lease_seconds
     counts = ledger.counts()
+    runs = ledger.live_runs()
+    pilots = [pilot for pilot in ledger.pilots() if pilot.ended is None and pilot.last_beat >= fresh]
     told = Status(
         table=context.table_name,
         workflow=workflow.name,
         version=opened.version,
         revision=workflow.revision,
         counts=counts,
-        runs=ledger.live_runs(),
-        pilots=[pilot for pilot in ledger.pilots() if pilot.ended is None and pilot.last_beat >= fresh],
+        runs=runs,
+        pilots=pilots,
         failures=_failures(context) if counts.failed else [],
+        obstacles=_obstacles(context, runs, {pilot.run_id for pilot in pilots}),
     )
     return Told(told, view=_view, quiet=_quiet(counts), next=_next(told))
+
+
+def _obstacles(context: Context, runs: list[Run], at_work: set[str]) -> list[str]:
+    """What Batch and ledger say of live runs without a pilot at work."""
+    from pyanamo_core import driver
+    from pyanamo_core.errors import PyAnamoError
+
+    told: list[str] = []
+    for run in runs:
+        if run.run_id in at_work:
+            continue
+        try:
+            _, workflow = context.ledger.workflow(run.workflow_version)
+            found = driver.explain_run(context.clients, context.ledger, run.run_id, workflow)
+        except PyAnamoError as error:
+            told.append(f"run {run.run_id}: why it does not go on could not be asked: {error}")
+        else:
+            told += [one.told for one in found] or [f"run {run.run_id}: no pilot works for it yet"]
+    return list(dict.fromkeys(told))
 
 
 def _failures(context: Context) -> list[Failure]:
@@ -117,6 +141,8 @@ def _view(told: Status) -> RenderableType:
         columns = ["failed items", "cause", "message", "e.g."]
         failed = [[one.items, one.cause, one.message, one.example] for one in told.failures]
         parts += ["", table(columns, failed, right=["failed items"])]
+    if told.obstacles:
+        parts += ["", *told.obstacles]
     return Group(*parts)
 
 

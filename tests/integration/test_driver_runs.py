@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 import threading
 from pathlib import Path
 
 import pytest
-from driver_support import QUICK, Place, recorded_once, sleeping, wait_for
+from driver_support import PILOT, QUICK, Place, recorded_once, sleeping, wait_for
 
 from pyanamo_core import driver
 from pyanamo_core.driver import Outcome, Patience, Progress
@@ -260,10 +262,12 @@ def test_a_queue_that_is_held_is_explained_and_the_run_goes_on_when_it_is_releas
     place.cloud.hold(place.name, "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT - no instance fits")
     notes: list[str] = []
     thread, ended = in_thread(place, ledger, run, workflow, on_progress=lambda told: notes.append(told.note))
-    # When nothing starts, then the watcher and explain say why
+    # When nothing starts, then the watcher and the status say why
     wait_for(lambda: any("MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT" in note for note in notes))
-    told = [one.told for one in driver.explain_run(place.clients, ledger, run.run_id, workflow)]
-    assert any("MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT" in one for one in told)
+    asked = [PILOT[0], "status", "--table", workflow.table_name, "--json"]
+    environment = os.environ | place.cloud.environment()
+    status = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True)
+    assert any("MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT" in one for one in json.loads(status.stdout)["obstacles"])
     # When it is released, then the run ends
     place.cloud.release(place.name)
     assert joined(thread, ended).outcome == "completed"
