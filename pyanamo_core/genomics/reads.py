@@ -285,7 +285,7 @@ def slice_reads(reads: OpenReads, intervals: Sequence[Locus], target: Path, samp
     """Write the reads that overlap `intervals` (merged, sorted) to `target`, a BAM with index; returns their number.
 
     A BAM rather than a CRAM because neither this process nor the JVM then loads whole contigs of the reference
-    (docs/decisions/slices-are-bam.md). Read groups are renamed to `sample` where an alias says so.
+    (docs/decisions/0010-slices-are-bam.md). Read groups are renamed to `sample` where an alias says so.
 
     Raises:
         ReadsInvalid: the reads are truncated or damaged, or the reference is not theirs.
