@@ -39,6 +39,7 @@ from pyanamo_core.fleet.submit import Patience
 from pyanamo_core.fleet.watch import Watch
 from pyanamo_core.model import Limits, Mode, Run, State
 from pyanamo_core.protocols import Clock, Ledger
+from pyanamo_core.scripts import publish_scripts
 from pyanamo_core.workflow import Workflow
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ def provision(
 ) -> Provisioned:
     """Check queue, job definition and buckets; then make the table where it is missing, and store the workflow in it.
 
+    Task scripts of this machine are put beside the results first, where pilots find them.
+
     Args:
         deletion_protection, pitr, tags: of a table that is made now.
 
@@ -130,6 +133,7 @@ def provision(
     batch.definition(workflow.job_definition)
     for uri in dict.fromkeys(filter(None, (workflow.buckets.results, workflow.buckets.logs))):
         _check_bucket(clients, uri)
+    workflow = publish_scripts(clients, workflow)
     created = create_table(
         clients, workflow.table_name, deletion_protection=deletion_protection, pitr=pitr, tags=tags, wait=True
     )

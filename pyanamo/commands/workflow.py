@@ -33,9 +33,9 @@ class Created:
 
     table: str
     created: bool
+    workflow: str
     version: int
     revision: str
-    workflow: Workflow
 
 
 @dataclass(frozen=True)
@@ -77,21 +77,19 @@ def create(
 ) -> Told:
     """Make the workflow's table, and store the workflow file in it as a version that never changes."""
     from pyanamo_core import driver
-    from pyanamo_core.scripts import publish_scripts
     from pyanamo_core.workflow_file import read_workflow
 
     workflow = read_workflow(file)
     if context.table:
         workflow = workflow.model_copy(update={"table": context.table})
-    workflow = publish_scripts(context.clients, workflow)
     tags = tags_of(tag or ())
     done = driver.provision(context.clients, workflow, deletion_protection=protect, pitr=pitr, tags=tags)
-    told = Created(done.table, done.created, done.version, workflow.revision, workflow)
+    told = Created(done.table, done.created, workflow.name, done.version, workflow.revision)
     return Told(
         told,
         view=lambda one: (
             f"{'made' if one.created else 'found'} table {one.table}; "
-            f"its workflow {one.workflow.name} is version {one.version}, revision {one.revision}"
+            f"its workflow {one.workflow} is version {one.version}, revision {one.revision}"
         ),
         quiet=[done.table],
         next="pyanamo sheet import sheet.txt"
