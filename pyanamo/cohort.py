@@ -64,14 +64,17 @@ def recorded_nests(ledger: Ledger, item: Item, clients: Any, *, partial: bool) -
     return recorded, [definition.value(number) for number in range(definition.nests)]
 
 
-def refuse_same_sample(ledger: Ledger, items: Sequence[Item]) -> None:
+def refuse_same_sample(ledger: Ledger, items: Sequence[Item], clients: Any) -> None:
     """Raise SampleTwice if two items made gVCFs of one sample; before anything is written."""
+    from pyanamo_core.report.results import s3_fetch, unfolded
+
     of_sample: dict[str, str] = {}
     for item in items:
-        nest = next((one for one in ledger.nests(item).values() if one.figures.get("sample")), None)
+        nest = next((one for one in ledger.nests(item).values() if one.status is NestStatus.DONE), None)
         if nest is None:
             continue
-        sample = str(nest.figures["sample"])
+        figures = unfolded(nest, s3_fetch(clients)).figures if nest.overflow else nest.figures
+        sample = str(figures.get("sample") or item.item_id)
         first = of_sample.setdefault(sample, item.item_id)
         if first != item.item_id:
             raise SampleTwice(first=first, second=item.item_id, sample=sample)

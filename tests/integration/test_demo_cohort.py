@@ -145,7 +145,7 @@ def test_two_items_of_one_sample_are_refused_before_anything_is_written(
     ledger.import_item("again", "HC", Definition(script="HaplotypeCaller-1KG.sh Y", arguments=LOCI))
     work(ledger, "again", called["DEMO0001"])
     with pytest.raises(SampleTwice, match="DEMO0001"):
-        refuse_same_sample(ledger, list(ledger.items()))
+        refuse_same_sample(ledger, list(ledger.items()), None)
 
 
 def test_a_copy_that_is_not_what_was_put_is_not_kept(ledger: MemoryLedger, tmp_path: Path):
