@@ -24,7 +24,7 @@ from pyanamo_core.genomics.intervals import Dictionary, Locus
 
 # Last container of CRAM 3 and of 2.1 (CRAM specification, "End of file container"), last block of BGZF.
 CRAM3_EOF = bytes.fromhex("0f000000ffffffff0fe0454f4600000000010005bdd94f0001000606010001000100ee63014b")
-CRAM2_EOF = bytes.fromhex("0b000000ffffffffffe0454f4600000000010000010006060100010001 00".replace(" ", ""))
+CRAM2_EOF = bytes.fromhex("0b000000ffffffff0fe0454f460000000001000001000606010001000100")
 BGZF_EOF = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 
 
@@ -133,30 +133,42 @@ def misfit(inputs: Inputs, uri: str, size: int, index: Path) -> str | None:
     """Why this index cannot be of this file, or None: the last place that it points to must be what it says."""
     stale = f"its index is stale: it was made for another file or version of it; make it with: samtools index {uri}"
     try:
-        if index.suffix == ".crai":
-            return None if _crai_fits(inputs, uri, size, index) else stale
-        if index.suffix == ".bai":
-            return None if _bai_fits(inputs, uri, size, index) else stale
+        fits = _crai_fits if index.suffix == ".crai" else _bam_index_fits
+        return None if fits(inputs, uri, size, index) else stale
     except (struct.error, IndexError, ValueError, OSError, EOFError, zlib.error):
         return "its index cannot be read; make it with: samtools index " + uri
-    return None
 
 
 def _crai_fits(inputs: Inputs, uri: str, size: int, index: Path) -> bool:
-    """The container at the index's last entry has a valid checksum and the entry's contig and start."""
+    """The container at the index's last entry is a valid one, is the entry's, and is the file's last."""
     packed = index.read_bytes()
     text = gzip.decompress(packed).decode() if packed[:2] == b"\x1f\x8b" else packed.decode()
     entries = [[int(x) for x in line.split("\t")] for line in text.splitlines() if line]
     if not entries:
         return True  # a file without reads
-    contig, start, _, offset, *_ = max(entries, key=lambda entry: entry[3])
+    contig, start, _, offset, slice_offset, slice_bytes = max(entries, key=lambda entry: entry[3:5])
+    found = _container_at(inputs, uri, offset, size)
+    if found is None or found.contig not in (-2, contig) or found.length != slice_offset + slice_bytes:
+        return False
+    if contig >= 0 and found.contig == contig and found.start > max(start, 1):
+        return False
+    end = offset + found.header_bytes + found.length
+    if size - end in (len(CRAM3_EOF), len(CRAM2_EOF)):
+        return True
+    behind = _container_at(inputs, uri, end, size)  # some programs leave unplaced reads out of the index
+    return behind is not None and behind.contig == -1
+
+
+def _container_at(inputs: Inputs, uri: str, offset: int, size: int) -> _Container | None:
+    """The container that begins at a place of the file, if a whole one does."""
     if offset >= size:
-        return False
+        return None
     head, _ = inputs.read_range(uri, offset, 512)
-    found = _container(head)
-    if found is None or offset + found.header_bytes + found.length > size:
-        return False
-    return found.contig == -2 or (found.contig == contig and (contig < 0 or found.start <= max(start, 1)))
+    try:
+        found = _container(head)
+    except (struct.error, IndexError):
+        return None
+    return found if found is not None and offset + found.header_bytes + found.length <= size else None
 
 
 @dataclass(frozen=True)
@@ -209,24 +221,10 @@ def _ltf8_bytes(first: int) -> int:
     return 1 + next((n for n in range(8) if not first & (0x80 >> n)), 8)
 
 
-def _bai_fits(inputs: Inputs, uri: str, size: int, index: Path) -> bool:
+def _bam_index_fits(inputs: Inputs, uri: str, size: int, index: Path) -> bool:
     """The last BGZF block that the index points to is one, and nothing much comes after it but unplaced reads."""
     data = index.read_bytes()
-    if data[:4] != b"BAI\x01":
-        raise ValueError("no BAI")
-    at, last = 8, 0
-    for _ in range(struct.unpack_from("<i", data, 4)[0]):
-        bins = struct.unpack_from("<i", data, at)[0]
-        at += 4
-        for _ in range(bins):
-            number, chunks = struct.unpack_from("<Ii", data, at)
-            at += 8
-            if number != 37450:  # the pseudo-bin holds counts
-                offsets = struct.unpack_from(f"<{2 * chunks}Q", data, at)
-                last = max(last, *offsets)
-            at += 16 * chunks
-        at += 4 + 8 * struct.unpack_from("<i", data, at)[0]
-    unplaced = struct.unpack_from("<Q", data, at)[0] if len(data) >= at + 8 else 1
+    last, unplaced = _last_bai(data) if data[:4] == b"BAI\x01" else _last_csi(gzip.decompress(data))
     offset = last >> 16
     if offset >= size or not offset:  # htslib ends the last chunk behind the end-of-file block: exactly at the end
         return offset in (size, 0)
@@ -234,6 +232,41 @@ def _bai_fits(inputs: Inputs, uri: str, size: int, index: Path) -> bool:
         return False
     head, _ = inputs.read_range(uri, offset, 18)
     return head[:4] == b"\x1f\x8b\x08\x04" and head[12:14] == b"BC"
+
+
+def _last_bai(data: bytes) -> tuple[int, int]:
+    """The last virtual offset in a .bai (SAM specification, 5.2), and the number of unplaced reads."""
+    at, last = 8, 0
+    for _ in range(struct.unpack_from("<i", data, 4)[0]):
+        bins = struct.unpack_from("<i", data, at)[0]
+        at += 4
+        for _ in range(bins):
+            number, chunks = struct.unpack_from("<Ii", data, at)
+            if number != 37450:  # the pseudo-bin holds counts
+                last = max(last, *struct.unpack_from(f"<{2 * chunks}Q", data, at + 8))
+            at += 8 + 16 * chunks
+        at += 4 + 8 * struct.unpack_from("<i", data, at)[0]
+    return last, struct.unpack_from("<Q", data, at)[0] if len(data) >= at + 8 else 1
+
+
+def _last_csi(data: bytes) -> tuple[int, int]:
+    """The same of an unpacked .csi (CSIv1 specification)."""
+    if data[:4] != b"CSI\x01":
+        raise ValueError("neither BAI nor CSI")
+    _, depth, auxiliary = struct.unpack_from("<3i", data, 4)
+    counts = ((1 << 3 * (depth + 1)) - 1) // 7 + 1  # number of the pseudo-bin
+    at, last = 16 + auxiliary, 0
+    contigs = struct.unpack_from("<i", data, at)[0]
+    at += 4
+    for _ in range(contigs):
+        bins = struct.unpack_from("<i", data, at)[0]
+        at += 4
+        for _ in range(bins):
+            number, _, chunks = struct.unpack_from("<IQi", data, at)
+            if number != counts:
+                last = max(last, *struct.unpack_from(f"<{2 * chunks}Q", data, at + 16))
+            at += 16 + 16 * chunks
+    return last, struct.unpack_from("<Q", data, at)[0] if len(data) >= at + 8 else 1
 
 
 # ------------------------------------------------------------------------------------------------ the right reference

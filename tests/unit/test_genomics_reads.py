@@ -221,6 +221,45 @@ def test_the_index_of_an_older_version_is_refused(cohort: Cohort, tmp_path: Path
         opened(cohort.reads["S1"], tmp_path, Path(f"{older.reads['S1']}.crai"))
 
 
+@pytest.mark.parametrize("version", ["3.1", "3.0", "2.1"])
+@pytest.mark.parametrize("option", ["seqs_per_slice=10000", "seqs_per_slice=50", "multi_seq_per_slice=1"])
+def test_every_version_and_layout_of_cram_is_read_and_its_stale_index_refused(
+    cohort: Cohort, tmp_path: Path, version: str, option: str
+) -> None:
+    # Given the same reads in another version of CRAM, unplaced reads at the end, and a version without the first reads
+    options = [f"version={version}".encode(), option.encode()]
+    with pysam.AlignmentFile(str(cohort.reads["S1"]), reference_filename=str(cohort.reference)) as source:
+        reads, header = list(source.fetch(until_eof=True)), source.header
+    unplaced = pysam.AlignedSegment(header)
+    unplaced.query_name, unplaced.flag, unplaced.query_sequence = "u", 4, "ACGT"
+    for name, content in (("whole", [*reads, unplaced]), ("later", [*reads[20:], unplaced])):
+        with pysam.AlignmentFile(
+            str(tmp_path / f"{name}.cram"),
+            "wc",
+            header=header,
+            reference_filename=str(cohort.reference),
+            format_options=options,
+        ) as out:
+            for read in content:
+                out.write(read)
+        pysam.index(str(tmp_path / f"{name}.cram"))
+    # Then it is read with its own index only
+    with opened(tmp_path / "whole.cram", tmp_path, reference=cohort.reference) as whole:
+        assert slice_reads(whole, [Locus("a", 1000, 2000)], tmp_path / "slice.bam", "S1") > 50
+    with pytest.raises(ReadsInvalid, match="its index is stale"):
+        opened(tmp_path / "later.cram", tmp_path, tmp_path / "whole.cram.crai")
+
+
+def test_a_csi_index_is_judged_as_a_bai_is(tmp_path: Path) -> None:
+    for number in (1, 2):
+        shutil.copy(DATA / f"1kg-chr17/mpileup.{number}.bam", tmp_path / f"{number}.bam")
+        pysam.index("-c", str(tmp_path / f"{number}.bam"))
+    with opened(tmp_path / "1.bam", tmp_path, tmp_path / "1.bam.csi") as reads:
+        assert reads.sample == "HG00100"
+    with pytest.raises(ReadsInvalid, match="its index is stale"):
+        opened(tmp_path / "1.bam", tmp_path, tmp_path / "2.bam.csi")
+
+
 def test_several_samples_or_none_in_one_file_are_refused(tmp_path: Path) -> None:
     for groups, reason in (
         ([{"ID": "1", "SM": "A"}, {"ID": "2", "SM": "B"}], r"several samples \(A, B\)"),
