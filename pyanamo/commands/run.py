@@ -22,7 +22,7 @@ from pyanamo_core.workflow import Workflow
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from pyanamo_core.driver import Outcome, RecoverReport
+    from pyanamo_core.driver import Outcome, Progress, RecoverReport
 
 NOT_COMPLETED = 7
 """Exit code of a run that ended otherwise than completed."""
@@ -151,8 +151,18 @@ def _with_prefect(
     from pyanamo_flows.run import start
 
     table = context.table_name if file is None else _read(context, file).table_name
+    display = RunDisplay(context)
+    told: set[str] = set()
+
+    def on_progress(progress: Progress) -> None:
+        page = page_of(url, progress.run.flow_run_id)
+        if page not in told:
+            told.add(page)
+            context.say(f"run {progress.run.run_id} is seen at {page}")
+        display.update_run(progress)
+
     try:
-        with RunDisplay(context) as display:
+        with display:
             outcome = start(
                 context.clients,
                 table=table,
@@ -162,12 +172,19 @@ def _with_prefect(
                 pilots=pilots,
                 max_failures=max_failures,
                 run_id=run_id or "",
-                on_progress=display.update_run,
+                on_progress=on_progress,
             )
     except KeyboardInterrupt:
         _still_goes_on(context, "")
         raise
     return told_outcome(outcome)
+
+
+def page_of(api_url: str, flow_run_id: str) -> str:
+    """The page of a flow run of a server of one's own; Prefect's cloud has its pages elsewhere, so there it is the API."""
+    if not api_url.endswith("/api") or not flow_run_id:
+        return api_url
+    return f"{api_url.removesuffix('/api')}/runs/flow-run/{flow_run_id}"
 
 
 def _read(context: Context, file: Path) -> Workflow:
