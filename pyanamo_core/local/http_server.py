@@ -61,6 +61,12 @@ class Handler(BaseHTTPRequestHandler):
         except (TimeoutError, ConnectionError, AnswerLostError):
             self._hang_up()
 
+    def handle_expect_100(self) -> bool:
+        """Say at once that the body may come: boto3 waits a second for that before each upload."""
+        super().handle_expect_100()
+        self.wfile.flush()
+        return True
+
     def _hang_up(self) -> None:
         self.close_connection = True
         # Nothing that is buffered may still go out when the connection is closed.
