@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyanamo_core.errors import CallerFailed, OutOfMemory, PyAnamoError
+from pyanamo_core.errors import CallerFailed, OutOfMemory
 from pyanamo_core.genomics.extras import require_pysam
 from pyanamo_core.genomics.gatk import find_gatk
 from pyanamo_core.genomics.genomes import Ploidy
-from pyanamo_core.genomics.gvcf import BGZF_EOF, open_gvcf, read_record
 from pyanamo_core.genomics.intervals import Locus
 from pyanamo_core.genomics.parameters import Parameters
+from pyanamo_core.genomics.records import has_bgzf_eof, open_gvcf, read_record
 
 DEPTH_BANDS = "1,5,10,20,30,50"  # of bcftools' blocks, which know depth and no GQ
 _OUT_OF_MEMORY = ("OutOfMemoryError", "Cannot allocate memory", "insufficient memory for the Java Runtime")
@@ -198,22 +198,6 @@ def _fill_uncovered(plain: Path, what: Call) -> None:
             hole(waiting[0].contig, covered + 1, waiting[0].end)
             waiting.pop(0)
             covered = waiting[0].start - 1 if waiting else 0
-    assert_ended(what.target)
+    if not has_bgzf_eof(what.target):  # BGZFile.close does not report a full disk
+        raise OSError(28, "No space left on device", str(what.target))
     pysam.tabix_index(str(what.target), preset="vcf", force=True)
-
-
-def assert_ended(path: Path) -> None:
-    """BGZFile.close does not report a full disk; the end block shows whether all was written.
-
-    Raises:
-        OSError: no space left.
-    """
-    with path.open("rb") as file:
-        file.seek(-min(len(BGZF_EOF), file.seek(0, 2)), 2)
-        if file.read() != BGZF_EOF:
-            raise OSError(28, "No space left on device", str(path))
-
-
-def is_permanent(error: PyAnamoError) -> bool:
-    """Would the same call fail again?"""
-    return bool(error.facts.get("permanent"))

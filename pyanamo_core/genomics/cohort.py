@@ -18,11 +18,11 @@ from typing import Any
 
 from pyanamo_core.errors import CohortRefused
 from pyanamo_core.genomics.extras import require_pysam
-from pyanamo_core.genomics.gvcf import open_gvcf, read_record
 from pyanamo_core.genomics.inputs import Inputs
 from pyanamo_core.genomics.intervals import ContigEntry, Dictionary, Locus, merge, parse_locus
 from pyanamo_core.genomics.load import Stored, Target
 from pyanamo_core.genomics.parameters import canonical_json
+from pyanamo_core.genomics.records import open_gvcf, read_record
 
 GATHERED = "gathered"
 _CONTIG_LINE = re.compile(r"##contig=<ID=(?P<name>[^,>]+)(?:,length=(?P<length>\d+))?")

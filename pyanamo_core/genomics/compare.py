@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyanamo_core.genomics.extras import require_pysam
-from pyanamo_core.genomics.gvcf import Record, open_gvcf, read_record
+from pyanamo_core.genomics.records import Record, open_gvcf, read_record
 
 DEFAULT_BANDS = (10, 20, 30, 40, 50, 60, 70, 80, 90)
 

@@ -21,11 +21,11 @@ from pyanamo_core.errors import ReadsInvalid
 from pyanamo_core.genomics.extras import require_pysam
 from pyanamo_core.genomics.inputs import Inputs, redact
 from pyanamo_core.genomics.intervals import Dictionary, Locus
+from pyanamo_core.genomics.records import BGZF_EOF
 
-# Last container of CRAM 3 and of 2.1 (CRAM specification, "End of file container"), last block of BGZF.
+# Last container of CRAM 3 and of 2.1 (CRAM specification, "End of file container").
 CRAM3_EOF = bytes.fromhex("0f000000ffffffff0fe0454f4600000000010005bdd94f0001000606010001000100ee63014b")
 CRAM2_EOF = bytes.fromhex("0b000000ffffffff0fe0454f460000000001000001000606010001000100")
-BGZF_EOF = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 
 
 @dataclass

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pyanamo_core.genomics.extras import require_pysam
-from pyanamo_core.genomics.gvcf import Record, open_gvcf, read_record
 from pyanamo_core.genomics.intervals import Locus
+from pyanamo_core.genomics.records import Record, open_gvcf, read_record
 
 
 def trim(

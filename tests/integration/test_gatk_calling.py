@@ -25,7 +25,7 @@ from pyanamo_core.genomics.gatk import prepare
 from pyanamo_core.genomics.gvcf import check, verify_outputs
 from pyanamo_core.genomics.intervals import Locus
 from pyanamo_core.genomics.joint import joint
-from pyanamo_core.genomics.simulate import Cohort, Contig, bucket_layout, simulate_cohort, upload_cohort
+from pyanamo_core.genomics.simulate import Cohort, Contig, Planted, bucket_layout, simulate_cohort, upload_cohort
 
 if TYPE_CHECKING:
     from pyanamo_core.local import LocalCloud
@@ -218,6 +218,34 @@ def test_without_arguments_the_script_explains_itself() -> None:
     done = subprocess.run([str(SCRIPT)], env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 64
     assert "usage: HaplotypeCaller-1KG.sh SAMPLE LOCUS" in done.stderr
+
+
+def test_a_womans_y_is_left_out_and_recorded_as_such(call: Any, tmp_path: Path) -> None:
+    y = simulate_cohort(tmp_path / "y", contigs=[Contig("chrY", 9000, gap=False)], samples=["W"], depth=5)
+    done = call(
+        str(y.reads["W"]), "chrY:1-9000", reference=str(y.reference), output=str(tmp_path / "out"), HC_SEX="female"
+    )
+    assert done.code == 0, done.stderr
+    assert [Path(u).name for u in done.uris] == ["W.chrY_000000001_9000.manifest.json"]
+    assert json.loads(Path(done.uris[0]).read_text())["left_out"] is True
+    assert verify_outputs({"value": "chrY:1-9000", "figures": done.result["figures"]}, done.result["outputs"]) is None
+
+
+@pytest.mark.system
+def test_a_mans_x_is_called_diploid_inside_the_pseudoautosomal_region_and_haploid_outside(
+    call: Any, tmp_path: Path
+) -> None:
+    # Given variants on both sides of PAR1's end (2,781,479) on a chromosome X of GRCh38's length
+    chromosome = Contig("chrX", 156_040_895, (2_776_000, 2_787_000), gap=False)
+    planted = [Planted("chrX", p, ((1, 1),)) for p in (2_779_000, 2_781_000, 2_782_000, 2_784_000)]
+    x = simulate_cohort(tmp_path / "x", contigs=[chromosome], samples=["M"], planted=planted, random_variants=False)
+    locus = "chrX:2778000-2785000"
+    done = call(str(x.reads["M"]), locus, reference=str(x.reference), output=str(tmp_path / "out"), HC_SEX="male")
+    assert done.code == 0, done.stderr
+    # Then genotypes have two alleles before the end, one behind it
+    with pysam.VariantFile(done.uris[0]) as gvcf:
+        found = {r.pos: r.samples["M"]["GT"] for r in gvcf if r.alts and len(r.alts) > 1}
+    assert found == {2_779_000: (1, 1), 2_781_000: (1, 1), 2_782_000: (1,), 2_784_000: (1,)}
 
 
 # --------------------------------------------------------------------------------------------------- when it does not
