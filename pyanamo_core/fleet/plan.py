@@ -214,12 +214,17 @@ def live_pilots(by_batch: int, by_beats: int) -> int:
 
 
 def still_beating(pilots: Pilots, ended_jobs: Collection[str], ended_attempts: Collection[tuple[str, int]]) -> int:
-    """Pilots with fresh beats, without those that Batch says are over (a job as a whole, or one attempt)."""
+    """Pilots with fresh beats, without those that are over by Batch's word: a job as a whole, an attempt, or an earlier
+    attempt of a job that has a later one."""
+    latest: dict[str, int] = {}
+    for record in pilots:
+        latest[record.batch_job] = max(latest.get(record.batch_job, 0), record.batch_attempt)
     return sum(
         1
         for record in pilots.fresh
         if record.batch_job.partition(":")[0] not in ended_jobs
         and (record.batch_job, record.batch_attempt) not in ended_attempts
+        and (not record.batch_job or record.batch_attempt == latest[record.batch_job])
     )
 
 
