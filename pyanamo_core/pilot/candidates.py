@@ -68,10 +68,6 @@ class Candidates:
         while len(self._tried) > TRIED:
             self._tried.popitem(last=False)
 
-    def forget(self) -> None:
-        """Something came free (an item of ours went back): empty shards may hold it."""
-        self._empty_until.clear()
-
     def _tried_lately(self, item_id: str) -> bool:
         until = self._tried.get(item_id)
         return until is not None and until > self._clock.monotonic()

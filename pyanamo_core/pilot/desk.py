@@ -179,12 +179,19 @@ class Desk:
                 break
             state, item_id = self._page.pop()
             self._candidates.tried(item_id)
-            claimed = self._claim_one(item_id, state)
+            try:
+                claimed = self._claim_one(item_id, state)
+            except Exception as error:
+                if not batch.claimed:
+                    raise
+                # What was claimed before is ours, and must not be forgotten.
+                _log.warning("claiming item %s went wrong: %s", item_id, error)
+                break
             if claimed is None:
                 batch.conflicts += 1
             else:
                 batch.claimed.append(claimed)
-        if count_open and not batch.claimed:
+        if count_open and not batch.claimed and not batch.conflicts:
             batch.open = self._ledger.counts().open
         return batch
 

@@ -328,7 +328,7 @@ class Loop:
         self.counters.busy_seconds += max(0.0, result.ended - result.started)
         if self._observer:
             self._observer.nest_finished(call, result)
-        interrupted = result.cause in INTERRUPTIONS or result.cause is Cause.CANCELLED
+        interrupted = result.cause in INTERRUPTIONS or (task.stopped and result.cause is not Cause.DONE)
         if interrupted or held.lost or held.cancelled:
             # Nothing of an interrupted nest is recorded: it is still to be done.
             held.pending.append(call.index)

@@ -65,6 +65,11 @@ class Task:
             self._process.stop(cause)
 
     @property
+    def stopped(self) -> bool:
+        """Was it ended by `stop`? (Its own deadline is not that.)"""
+        return self._stopped_by is not None
+
+    @property
     def last_line(self) -> str:
         """The last line of its standard output so far."""
         return self._process.last_line if self._process else ""

@@ -185,8 +185,9 @@ class Pilot:
         self._signals.install()
 
     def observed_as(self, flow_run_id: str) -> None:
-        """Somebody has registered the pilot elsewhere: its next row names that flow run."""
+        """Somebody has registered the pilot elsewhere: its row shall name that flow run, at once."""
         self._flow_run_id = flow_run_id
+        self._inbox.put(lambda: self._tell(lambda loop: loop.on_beat()))
 
     def prepare(self) -> None:
         """Open the ledger, read the run, stage, make the first claims.

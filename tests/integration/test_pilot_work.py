@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pilot_support import World, eventually, make_workflow
 
-from pyanamo_core.errors import PilotTooOld, RunMissing, WorkflowMissing
+from pyanamo_core.errors import OutcomeUnknown, PilotTooOld, RunMissing, WorkflowMissing
 from pyanamo_core.ledger.memory import MemoryLedger
 from pyanamo_core.model import Cause, Definition, Item, Mode, NestCall, NestResult, NestStatus, State
 from pyanamo_core.pilot import Pilot, PilotOptions, ThreadExecutor
@@ -207,6 +207,46 @@ def test_a_wrong_set_up_hands_back_and_stops_the_run(world: World) -> None:
     assert "no bucket" in run.reason
     assert pilot.record.leaving.startswith("set_up")
     assert world.ledger.item("b").state is State.TODO
+
+
+def test_siblings_of_a_wrong_set_up_are_ended_and_not_recorded(world: World) -> None:
+    # Given a nest that runs while its sibling finds the set-up wrong
+    script = f"[ $1 = 2 ] && {{ touch {world.folder}/began; sleep 300; }}; while [ ! -e {world.folder}/began ]; do sleep 0.02; done; exit 78"
+    world.shell("a", script, "1", "2")
+
+    code, _ = world.work()
+
+    # Then only the sibling that said so is recorded
+    nests = world.ledger.nests(world.ledger.item("a"))
+    assert code == 78
+    assert {index: nest.cause for index, nest in nests.items()} == {0: Cause.SET_UP}
+
+
+class Patchy(MemoryLedger):
+    """A ledger that answers one claim, then none for a while."""
+
+    claims = 0
+
+    def claim(self, item_id: str, pilot_id: str, *, run_id: str = "") -> Any:
+        self.claims += 1
+        if 2 <= self.claims <= 3:
+            raise OutcomeUnknown(move="claim", what=item_id)
+        return super().claim(item_id, pilot_id, run_id=run_id)
+
+
+def test_what_was_claimed_before_the_network_failed_is_not_forgotten(tmp_path: Path) -> None:
+    # Given a pilot that claims two items in one batch, the second without an answer
+    world = World(tmp_path, make_workflow(items=2, nests=1))
+    world.ledger = Patchy(rules=world.workflow.rules)
+    world.ledger.add_workflow(world.workflow)
+    world.add("a", "seq", "1")
+    world.add("b", "seq", "1")
+
+    code, _ = world.work()
+
+    # Then both are done, at their first attempt
+    assert code == 0
+    assert {(item.state, item.fence) for item in world.ledger.items()} == {(State.DONE, 1)}
 
 
 def test_a_run_of_many_hosts_goes_on_when_one_of_them_sees_a_wrong_set_up(world: World) -> None:
