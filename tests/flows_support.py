@@ -186,15 +186,24 @@ class Place:
         self.workflow = folder / "workflow.yaml"
         self.workflow.write_text(WORKFLOW.format(name=name, pilots=pilots, lease=lease, beat=lease / 5))
 
-    def sheet(self, items: int, seconds: float = 1.0, nests: int = 2) -> Path:
-        """A sheet whose nests sleep so long, give or take some milliseconds."""
+    @property
+    def gate(self) -> Path:
+        return self.folder / "go"
+
+    def open_gate(self) -> None:
+        """Let the nests end that wait for it."""
+        self.gate.touch()
+
+    def sheet(self, items: int, nests: int = 2, *, held: bool = False) -> Path:
+        """A sheet whose nests end at once, or (`held`) when the gate is opened."""
         path = self.folder / "sheet.txt"
-        values = ",".join(f"{seconds + nest / 1000:.3f}" for nest in range(nests))
-        rows = "".join(f"item-{number}|sleep|sleep|{values}\n" for number in range(items))
+        script = f"bash -c 'until [ -e {self.gate} ]; do sleep 0.2; done'" if held else "true"
+        values = ",".join(str(nest) for nest in range(nests))
+        rows = "".join(f"item-{number}|wait|{script}|{values}\n" for number in range(items))
         path.write_text("itemID|TaskID|TaskScript|TaskArgs\n" + rows)
         return path
 
-    def fill(self, items: int, seconds: float = 1.0, nests: int = 2) -> Any:
+    def fill(self, items: int, nests: int = 2, *, held: bool = False) -> Any:
         """Table, workflow version and items; the ledger."""
         from pyanamo_core import driver
         from pyanamo_core.importer import import_sheet
@@ -204,7 +213,7 @@ class Place:
 
         driver.provision(self.clients, read_workflow(self.workflow))
         ledger = open_ledger(self.clients, self.name)[0]
-        import_sheet(ledger, read_sheet(self.sheet(items, seconds, nests)))
+        import_sheet(ledger, read_sheet(self.sheet(items, nests, held=held)))
         return ledger
 
     @property
@@ -224,7 +233,7 @@ class Place:
         return all(status in ("SUCCEEDED", "FAILED") for status in self.jobs())
 
 
-def eventually(look: Any, enough: Any = bool, seconds: float = 60.0) -> Any:
+def eventually(look: Any, enough: Any = bool, seconds: float = 120.0) -> Any:
     """What `look()` gives as soon as it is enough; Prefect writes down in batches, some time later. Fails in the end."""
     give_up = time.monotonic() + seconds
     while True:

@@ -8,7 +8,6 @@ search. Only cancelling ends pilots; a flow that failed or crashed leaves them w
 from __future__ import annotations
 
 import logging
-import os
 from typing import TYPE_CHECKING, Any
 
 from pyanamo_core import driver
@@ -29,9 +28,10 @@ def run_key(flow_run: FlowRun) -> str:
 
 
 def _wait_seconds() -> float:
-    """How long to wait for the jobs' end. A flow's own process, which its runner is ending, has no time for that."""
-    ends = os.environ.get("PREFECT__ENABLE_CANCELLATION_AND_CRASHED_HOOKS", "true").lower() == "false"
-    return 0.0 if ends else driver.CANCEL_WAIT_SECONDS
+    """How long to wait for the jobs' end. A flow's own process is being ended by its runner and has no time for that."""
+    from prefect.context import FlowRunContext
+
+    return driver.CANCEL_WAIT_SECONDS if FlowRunContext.get() is None else 0.0
 
 
 def on_cancellation(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
