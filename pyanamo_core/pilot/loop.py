@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import queue
-import re
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -21,9 +19,22 @@ from pyanamo_core.pilot.desk import Batch, Desk, Entry, Status, last_move
 from pyanamo_core.pilot.drain import Signals
 from pyanamo_core.pilot.executor import ThreadExecutor
 from pyanamo_core.pilot.lease import Leases
+from pyanamo_core.pilot.leaving import (
+    FirstFailures,
+    Leaving,
+    Meaning,
+    Stop,
+    by_mode,
+    host_fault,
+    meaning_of_signal,
+    set_up,
+    spot,
+    wall_time,
+)
 from pyanamo_core.pilot.nest import Bench, Task
 from pyanamo_core.pilot.scheduler import Board, Held, longest_first
-from pyanamo_core.pilot.verdict import SET_UP_CODE, TRY_AGAIN_CODE, RetryPolicy, Verdict, gravest, judge
+from pyanamo_core.pilot.settling import settle
+from pyanamo_core.pilot.verdict import SET_UP_CODE, TRY_AGAIN_CODE
 from pyanamo_core.protocols import Clock, Executor, Observer
 from pyanamo_core.workflow import Workflow
 
@@ -39,33 +50,12 @@ LOGS_BUSY_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 17.0
 """After a stop, the loop ends by then in any case."""
 WAKE_SECONDS: Final = 5.0
+NOTE_CHARACTERS: Final = 400
 _LAST_LINES: Final = 8
 
 Job = Callable[[], None]
 
 _log = logging.getLogger("pyanamo.pilot")
-
-
-@dataclass(frozen=True)
-class Leaving:
-    """Why a pilot leaves, and with what exit code. `stop_run`: the reason to stop the whole run, if it is one."""
-
-    reason: str
-    exit_code: int
-    cause: Cause | None = None
-    stop_run: str = ""
-
-
-@dataclass
-class Stop:
-    """What runs is being ended. `since` is monotonic; `cause` None: what the signal means is not known yet."""
-
-    since: float
-    cause: Cause | None
-    exit_code: int = TRY_AGAIN_CODE
-    counts: bool = True
-    reason: str = ""
-    stop_run: str = ""
 
 
 @dataclass
@@ -128,8 +118,7 @@ class Loop:
         self._open: int | None = None
         self._status_asked = False
         self._spot_notice = ""
-        self._known_failures: dict[str, str] = {}
-        self._any_done = False
+        self._first = FirstFailures(workflow.budgets.first_items)
         self._uploads_since: dict[tuple[str, int], float] = {}
         self.counters = Counters()
 
@@ -175,13 +164,13 @@ class Loop:
     # ------------------------------------------------------------------ reasons to stop
 
     def _notice_signals(self) -> None:
-        if self._stop is not None and self._stop.cause is None:
+        if self._stop is not None and self._stop.meaning is None:
             if self._clock.monotonic() - self._stop.since > MODE_SECONDS:
                 self._meant(Mode.RUN, "")
             return
         if self._signals.received is None or self._stop is not None:
             return
-        self._begin_stop(Stop(self._clock.monotonic(), None))
+        self._begin_stop(None)
         future = self._desk.mode()
         future.add_done_callback(lambda done: self._inbox.put(partial(self._mode_told, done)))
 
@@ -189,53 +178,46 @@ class Loop:
         mode, reason = (Mode.RUN, "") if done.exception() else done.result()
         self._meant(mode, reason)
 
-    def _meant(self, mode: Mode, reason: str) -> None:
-        """What a TERM means, in the order of docs/pilot.md."""
-        stop = self._stop
-        if stop is None or stop.cause is not None:
-            return
-        if mode is Mode.CANCEL:
-            stop.cause, stop.exit_code, stop.counts = Cause.CANCELLED, 0, False
-            stop.reason = f"cancelled: {reason}".rstrip(": ")
-        elif mode is Mode.DRAIN:
-            stop.cause, stop.exit_code, stop.counts = Cause.DRAINED, 0, False
-            stop.reason = f"drained: {reason}".rstrip(": ")
-        elif self._spot_notice:
-            stop.cause, stop.reason = Cause.SPOT, f"spot: {self._spot_notice}"
-        elif self._keeper.over:
-            stop.cause, stop.reason = Cause.WALL_TIME, "wall_time"
-        else:
-            stop.cause, stop.reason = Cause.DRAINED, f"drained: signal {self._signals.received}"
+    def _meant(self, mode: Mode, why: str) -> None:
+        if self._stop is not None and self._stop.meaning is None:
+            self._stop.meaning = meaning_of_signal(
+                self._signals.received or 0,
+                mode,
+                why,
+                spot_notice=self._spot_notice,
+                wall_time_over=self._keeper.over,
+            )
 
     def _notice_time(self) -> None:
         if self._stop is None and self._keeper.over:
-            self._begin_stop(Stop(self._clock.monotonic(), Cause.WALL_TIME, reason="wall_time"))
+            self._begin_stop(wall_time())
 
     def on_spot(self, notice: str) -> None:
         """A Spot notice came: hand back while there is time."""
         self._spot_notice = notice
-        if self._stop is None:
-            self._begin_stop(Stop(self._clock.monotonic(), Cause.SPOT, reason=f"spot: {notice}"))
+        self._begin_stop(spot(notice))
 
-    def _begin_stop(self, stop: Stop) -> None:
+    def _begin_stop(self, meaning: Meaning | None) -> None:
         if self._stop is not None:
             return
-        self._stop = stop
+        self._stop = Stop(self._clock.monotonic(), meaning)
         for held in self._board.held.values():
             for task in held.running.values():
-                task.stop(stop.cause or Cause.DRAINED)
+                task.stop(meaning.cause if meaning else Cause.DRAINED)
 
     def _claim_no_more(self, leaving: Leaving) -> None:
         if self._no_more is None:
             self._no_more = leaving
             _log.info("claiming no more: %s", leaving.reason)
 
-    def _heed(self, mode: Mode, reason: str) -> None:
+    def _heed(self, mode: Mode, why: str) -> None:
+        meaning = by_mode(mode, why)
+        if meaning is None:
+            return
         if mode is Mode.CANCEL:
-            told = f"cancelled: {reason}".rstrip(": ")
-            self._begin_stop(Stop(self._clock.monotonic(), Cause.CANCELLED, exit_code=0, counts=False, reason=told))
-        elif mode is Mode.DRAIN:
-            self._claim_no_more(Leaving(f"drained: {reason}".rstrip(": "), 0))
+            self._begin_stop(meaning)
+        else:
+            self._claim_no_more(Leaving(meaning.reason, meaning.exit_code))
 
     # ------------------------------------------------------------------ claims
 
@@ -334,10 +316,10 @@ class Loop:
             held.pending.append(call.index)
             _remove(result.log_path)
             if result.cause is Cause.HOST_FAULT:
-                self._host_fault(result.message)
+                self._begin_stop(host_fault(result.message))
             return
         if result.cause is Cause.SET_UP:
-            self._set_up(call, result)
+            self._begin_stop(set_up(f"item {call.item_id}, nest {call.index}: {result.message}"))
         if result.cause is Cause.DONE:
             self._learner.learn(call.value, result.ended - result.started)
         held.recording.add(call.index)
@@ -414,22 +396,6 @@ class Loop:
         for task in held.running.values():
             task.stop(Cause.CANCELLED)
 
-    def _host_fault(self, message: str) -> None:
-        self._begin_stop(Stop(self._clock.monotonic(), Cause.HOST_FAULT, reason=f"host_fault: {message}"))
-
-    def _set_up(self, call: NestCall, result: NestResult) -> None:
-        told = f"item {call.item_id}, nest {call.index}: {result.message}"
-        self._begin_stop(
-            Stop(
-                self._clock.monotonic(),
-                Cause.SET_UP,
-                exit_code=SET_UP_CODE,
-                counts=False,
-                reason=f"set_up: {told}",
-                stop_run=f"set-up wrong: {told}",
-            )
-        )
-
     # ------------------------------------------------------------------ settling
 
     @property
@@ -462,48 +428,28 @@ class Loop:
                 self._settle(held)
 
     def _settle(self, held: Held) -> None:
-        stop = self._stop
-        counts = True
-        if held.complete:
-            cause, message = Cause.DONE, ""
-        elif held.cancelled:
-            cause, message = Cause.CANCELLED, "cancelled by a user"
-        elif stop is not None:
-            if stop.cause is None:
-                return
-            cause, message, counts = stop.cause, stop.reason, stop.counts
-        elif held.failed and not held.pending:
-            cause = gravest(cause for cause, _ in held.failed.values()) or Cause.TASK_ERROR
-            index, message = next((i, m) for i, (c, m) in held.failed.items() if c is cause)
-            message = f"nest {index}: {message}" if held.nests > 1 else message
-        elif held.refused_for_time and held.pending:
-            # It was refused, not interrupted: this pilot has no time left for it, another has.
-            cause, message, counts = Cause.WALL_TIME, "no wall time left for its next nest", False
-        else:
+        budgets, slots = self._workflow.budgets, self._board.slots
+        told = settle(held, self._stop, budgets, slots=slots, slot_mb=self._memory_mb)
+        if told is None:
             return
-        factor = held.claim.item.memory_factor
-        policy = RetryPolicy.of(
-            self._workflow.budgets, memory_factor=factor, memory_limit_factor=float(self._board.slots)
-        )
-        verdict = judge(cause, held.claim.item.tries, policy)
-        if verdict.too_small:
-            needed = math.ceil(self._memory_mb * self._board.slots * policy.memory_growth)
-            message = f"needs ≥ {needed} MB: {message}"
         held.settling = True
-        self._note_outcome(held, cause, verdict, message)
+        if told.cause is Cause.DONE:
+            self._first.done()
+        elif told.verdict.counts and (reason := self._first.failed(held.item_id, told.message)):
+            self._claim_no_more(Leaving(f"set_up: {reason}", SET_UP_CODE, stop_run=reason))
         move = last_move(
-            verdict,
-            cause,
-            message,
+            told.verdict,
+            told.cause,
+            told.message,
             done=held.done,
             failed=len(held.failed),
             progressed=held.progressed,
             started=held.started,
-            counts=counts,
-            note="; ".join(held.notes)[:400],
+            counts=told.counts,
+            note="; ".join(held.notes)[:NOTE_CHARACTERS],
         )
-        future = self._desk.settle(held.claim, move, cause, message)
-        future.add_done_callback(lambda done: self._inbox.put(partial(self._settled, held, cause, done)))
+        future = self._desk.settle(held.claim, move, told.cause, told.message)
+        future.add_done_callback(lambda done: self._inbox.put(partial(self._settled, held, told.cause, done)))
 
     def _settled(self, held: Held, cause: Cause, done: Future[Item]) -> None:
         self._gone(held)
@@ -531,19 +477,6 @@ class Loop:
             self._board.drop(held.item_id)
         for index in held.uploading:
             self._uploads_since.pop((held.item_id, index), None)
-
-    def _note_outcome(self, held: Held, cause: Cause, verdict: Verdict, message: str) -> None:
-        """The first items failing with one message and none done: something is wrong with all of them."""
-        if cause is Cause.DONE:
-            self._any_done = True
-            self._known_failures.clear()
-        if self._any_done or not verdict.counts:
-            return
-        self._known_failures.setdefault(held.item_id, alike(message, held.item_id))
-        first = self._workflow.budgets.first_items
-        if len(self._known_failures) >= first and len(set(self._known_failures.values())) == 1:
-            told = f"the first {first} items all failed alike: {message}"
-            self._claim_no_more(Leaving(f"set_up: {told}", SET_UP_CODE, Cause.SET_UP, stop_run=told))
 
     # ------------------------------------------------------------------ beats
 
@@ -583,13 +516,14 @@ class Loop:
     def _leaving(self) -> Leaving | None:
         stop = self._stop
         if stop is not None:
-            if stop.cause is None:
+            meaning = stop.meaning
+            if meaning is None:
                 return None
             if not self._board.held and not self._claiming:
-                return Leaving(stop.reason, stop.exit_code, stop.cause, stop.stop_run)
+                return Leaving(meaning.reason, meaning.exit_code, meaning.stop_run)
             if self._clock.monotonic() - stop.since > STOP_SECONDS:
-                told = f"{stop.reason} (not all could be handed back; leases bring them back)"
-                return Leaving(told, stop.exit_code, stop.cause, stop.stop_run)
+                told = f"{meaning.reason} (not all could be handed back; leases bring them back)"
+                return Leaving(told, meaning.exit_code, meaning.stop_run)
             return None
         if self._board.held or self._claiming:
             return None
@@ -598,11 +532,6 @@ class Loop:
         if self._empty_sweeps >= SWEEPS and (not self._stays or self._open == 0):
             return Leaving("empty", 0)
         return None
-
-
-def alike(message: str, item_id: str) -> str:
-    """A message without what differs from item to item: ids, numbers, addresses."""
-    return re.sub(r"[0-9a-f]{8,}|\d+", "#", message.replace(item_id, "ITEM"))
 
 
 def _remove(path: str) -> None:

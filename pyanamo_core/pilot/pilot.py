@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from pyanamo_core.clock import SystemClock
 from pyanamo_core.errors import EndpointDown, HostFault, PilotTooOld, SetUpError
-from pyanamo_core.model import Mode, PilotRecord, Run
+from pyanamo_core.model import PilotRecord, Run
 from pyanamo_core.pilot.candidates import Candidates
 from pyanamo_core.pilot.clock import OFFSET_SAMPLES, Learner, OffsetMeter, WallTimeKeeper
 from pyanamo_core.pilot.desk import Batch, Desk, Facts
@@ -32,8 +32,9 @@ from pyanamo_core.pilot.drain import Metadata, Signals, SpotWatch, metadata_of
 from pyanamo_core.pilot.environment import Setting
 from pyanamo_core.pilot.executor import DaemonPool, ThreadExecutor
 from pyanamo_core.pilot.lease import Leases
+from pyanamo_core.pilot.leaving import Leaving, by_mode
 from pyanamo_core.pilot.logs import LogShipper
-from pyanamo_core.pilot.loop import Job, Leaving, Loop
+from pyanamo_core.pilot.loop import Job, Loop
 from pyanamo_core.pilot.nest import Bench, container_memory_mb
 from pyanamo_core.pilot.observer import GuardedObserver, NullObserver
 from pyanamo_core.pilot.options import PilotOptions
@@ -240,10 +241,9 @@ class Pilot:
                 run = asked.result(timeout=CLOSING_SECONDS)
             except Exception:  # noqa: BLE001 - no answer: it was an ordinary drain
                 run = self.run
-            if run.mode is Mode.CANCEL:
-                return Leaving(f"cancelled: {run.reason}".rstrip(": "), 0)
-            if run.mode is Mode.DRAIN:
-                return Leaving(f"drained: {run.reason}".rstrip(": "), 0)
+            told = by_mode(run.mode, run.reason)
+            if told is not None:
+                return Leaving(told.reason, told.exit_code)
         return Leaving(f"drained: signal {self._signals.received} before the first claim", TRY_AGAIN_CODE)
 
     def _open(self) -> None:

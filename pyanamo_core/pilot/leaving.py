@@ -1,0 +1,121 @@
+"""Why a pilot stops and leaves: values, and what a signal means. No effects."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from pyanamo_core.model import Cause, Mode
+from pyanamo_core.pilot.verdict import SET_UP_CODE, TRY_AGAIN_CODE
+
+MAX_REMEMBERED: Final = 1000
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """Why a pilot leaves, and with what exit code. `stop_run`: the reason to stop the whole run, if it is one."""
+
+    reason: str
+    exit_code: int
+    stop_run: str = ""
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What the end of what runs is called: the cause of the attempts, the exit code, the pilot's words.
+
+    `counts`: is it an interruption of the items that are handed back?
+    """
+
+    cause: Cause
+    reason: str
+    exit_code: int = TRY_AGAIN_CODE
+    counts: bool = True
+    stop_run: str = ""
+
+
+@dataclass
+class Stop:
+    """What runs is being ended since a time (monotonic). `meaning` is None while it is being asked for."""
+
+    since: float
+    meaning: Meaning | None
+
+
+def by_mode(mode: Mode, why: str) -> Meaning | None:
+    """What the run's mode demands of a pilot that must end; None if it demands nothing."""
+    if mode is Mode.CANCEL:
+        return Meaning(Cause.CANCELLED, worded("cancelled", why), exit_code=0, counts=False)
+    if mode is Mode.DRAIN:
+        return Meaning(Cause.DRAINED, worded("drained", why), exit_code=0, counts=False)
+    return None
+
+
+def meaning_of_signal(number: int, mode: Mode, why: str, *, spot_notice: str, wall_time_over: bool) -> Meaning:
+    """What TERM or INT means: the run's mode, a Spot notice, the end of the wall time, else a drain that counts."""
+    told = by_mode(mode, why)
+    if told is not None:
+        return told
+    if spot_notice:
+        return spot(spot_notice)
+    if wall_time_over:
+        return wall_time()
+    return Meaning(Cause.DRAINED, f"drained: signal {number}")
+
+
+def spot(notice: str) -> Meaning:
+    """The instance will be taken away."""
+    return Meaning(Cause.SPOT, f"spot: {notice}")
+
+
+def wall_time() -> Meaning:
+    """The pilot's own time is over."""
+    return Meaning(Cause.WALL_TIME, "wall_time")
+
+
+def host_fault(message: str) -> Meaning:
+    """This host cannot do it."""
+    return Meaning(Cause.HOST_FAULT, f"host_fault: {message}")
+
+
+def set_up(message: str) -> Meaning:
+    """Every host would fail alike."""
+    told = f"set-up wrong: {message}"
+    return Meaning(Cause.SET_UP, f"set_up: {message}", exit_code=SET_UP_CODE, counts=False, stop_run=told)
+
+
+def worded(word: str, why: str) -> str:
+    """`drained: why`, or `drained`."""
+    return f"{word}: {why}" if why else word
+
+
+class FirstFailures:
+    """The first items that a pilot knows of all failing with one message, none done: something is wrong with all.
+
+    Args:
+        enough: so many items.
+    """
+
+    def __init__(self, enough: int) -> None:
+        self._enough = enough
+        self._said: dict[str, str] = {}
+        self._any_done = False
+
+    def done(self) -> None:
+        """An item is done: the rule is off for good."""
+        self._any_done = True
+        self._said.clear()
+
+    def failed(self, item_id: str, message: str) -> str:
+        """An item has failed; gives the reason to stop if that makes enough, else ""."""
+        if not self._any_done and len(self._said) < MAX_REMEMBERED:
+            self._said.setdefault(item_id, alike(message, item_id))
+        if len(self._said) >= self._enough and len(set(self._said.values())) == 1:
+            return f"the first {self._enough} items all failed alike: {message}"
+        return ""
+
+
+def alike(message: str, item_id: str) -> str:
+    """A message without what differs from item to item: ids, numbers, addresses."""
+    return re.sub(r"[0-9a-f]{8,}|\d+", "#", message.replace(item_id, "ITEM"))

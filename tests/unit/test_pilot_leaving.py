@@ -1,0 +1,133 @@
+"""What a signal means, when the first failures are enough, and what becomes of an item that is quiet."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyanamo_core.model import Cause, Claim, Definition, Item, Mode, State
+from pyanamo_core.pilot.leaving import FirstFailures, Meaning, Stop, meaning_of_signal
+from pyanamo_core.pilot.scheduler import Held
+from pyanamo_core.pilot.settling import settle
+from pyanamo_core.workflow import Budgets
+
+BUDGETS = Budgets(tries=3, retry_delay_seconds=60)
+
+
+@pytest.mark.parametrize(
+    ("mode", "notice", "over", "cause", "code", "counts"),
+    [
+        (Mode.CANCEL, "terminate", True, Cause.CANCELLED, 0, False),
+        (Mode.DRAIN, "terminate", True, Cause.DRAINED, 0, False),
+        (Mode.RUN, "terminate", True, Cause.SPOT, 75, True),
+        (Mode.RUN, "", True, Cause.WALL_TIME, 75, True),
+        (Mode.RUN, "", False, Cause.DRAINED, 75, True),
+    ],
+)
+def test_a_signal_means_the_first_of_these_that_is_so(
+    mode: Mode, notice: str, over: bool, cause: Cause, code: int, counts: bool
+) -> None:
+    told = meaning_of_signal(15, mode, "enough", spot_notice=notice, wall_time_over=over)
+
+    assert (told.cause, told.exit_code, told.counts) == (cause, code, counts)
+
+
+def test_items_that_fail_alike_are_told_apart_by_nothing_but_numbers_and_names() -> None:
+    # Given items whose messages differ in names, numbers and addresses
+    first = FirstFailures(3)
+    assert not first.failed("NA12878", "exit code 1: no reads of NA12878 at 0x7f8a12345678")
+    assert not first.failed("HG002", "exit code 1: no reads of HG002 at 0x7f8a87654321")
+
+    # Then the third is enough
+    assert "all failed alike" in first.failed("HG003", "exit code 1: no reads of HG003 at 0x7f8a00000000")
+
+
+def test_another_message_among_the_first_is_no_rule() -> None:
+    first = FirstFailures(2)
+    first.failed("a", "no reads")
+
+    assert not first.failed("b", "no reference")
+    assert not first.failed("c", "no reads")
+
+
+def test_one_item_that_fails_often_counts_once() -> None:
+    first = FirstFailures(2)
+
+    assert not first.failed("a", "no reads")
+    assert not first.failed("a", "no reads")
+
+
+def test_one_item_that_is_done_turns_the_rule_off() -> None:
+    first = FirstFailures(2)
+    first.done()
+
+    assert not first.failed("a", "no reads")
+    assert not first.failed("b", "no reads")
+
+
+def held(*, tries: int = 1, nests: int = 2, done: int = 0, pending: tuple[int, ...] = ()) -> Held:
+    """A quiet item."""
+    item = Item(item_id="a", task_id="T", state=State.LOCKED, fence=1, tries=tries)
+    definition = Definition(script="x", arguments=tuple(str(n) for n in range(nests)))
+    return Held(Claim(item=item, pilot_id="p", deadline=0), definition, list(pending), done=done)
+
+
+DRAIN = Stop(0.0, Meaning(Cause.DRAINED, "drained: signal 15"))
+
+
+def test_an_item_whose_nests_are_all_recorded_is_done_even_while_the_pilot_ends() -> None:
+    told = settle(held(done=2), DRAIN, BUDGETS, slots=1, slot_mb=512)
+
+    assert told is not None
+    assert (told.cause, told.verdict.state) == (Cause.DONE, State.DONE)
+
+
+def test_while_the_pilot_ends_other_items_go_back_for_the_pilots_reason() -> None:
+    # Given an item with a failed nest and one that was not begun
+    item = held(pending=(1,))
+    item.failed[0] = (Cause.TASK_ERROR, "exit code 1")
+
+    told = settle(item, DRAIN, BUDGETS, slots=1, slot_mb=512)
+
+    assert told is not None
+    assert (told.cause, told.verdict.state, told.counts) == (Cause.DRAINED, State.TODO, True)
+
+
+def test_nothing_is_decided_before_it_is_known_what_a_signal_means() -> None:
+    assert settle(held(pending=(0, 1)), Stop(0.0, None), BUDGETS, slots=1, slot_mb=512) is None
+
+
+def test_nothing_is_decided_while_nests_are_still_to_be_begun() -> None:
+    item = held(pending=(1,))
+    item.failed[0] = (Cause.PERMANENT, "exit code 65")
+
+    assert settle(item, None, BUDGETS, slots=1, slot_mb=512) is None
+
+
+def test_the_gravest_failure_decides_and_names_its_nest() -> None:
+    item = held()
+    item.failed = {0: (Cause.TASK_ERROR, "exit code 1"), 1: (Cause.PERMANENT, "exit code 65")}
+
+    told = settle(item, None, BUDGETS, slots=1, slot_mb=512)
+
+    assert told is not None
+    assert (told.cause, told.message, told.verdict.state) == (Cause.PERMANENT, "nest 1: exit code 65", State.FAILED)
+
+
+def test_an_item_that_ran_out_of_the_whole_containers_memory_says_what_it_needs() -> None:
+    item = held(nests=1)
+    item.failed = {0: (Cause.OUT_OF_MEMORY, "exit code 137")}
+
+    told = settle(item, None, BUDGETS, slots=1, slot_mb=512)
+
+    assert told is not None
+    assert told.message == "needs ≥ 768 MB: exit code 137"
+
+
+def test_an_item_refused_for_time_goes_back_and_that_is_no_interruption() -> None:
+    item = held(pending=(0,))
+    item.refused_for_time = True
+
+    told = settle(item, None, BUDGETS, slots=1, slot_mb=512)
+
+    assert told is not None
+    assert (told.cause, told.counts, told.verdict.state) == (Cause.WALL_TIME, False, State.TODO)
