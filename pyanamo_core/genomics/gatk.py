@@ -73,7 +73,10 @@ class Gatk:
         """
         command = [str(self.java), f"-Xmx{heap_mb}m", f"-Xms{min(64, heap_mb)}m", GC, "-XX:-UsePerfData"]
         command += ["-XX:GCTimeLimit=50", "-XX:GCHeapFreeLimit=10", "-XX:+ExitOnOutOfMemoryError"]
-        command += ["-Xlog:disable", "-Xlog:all=error:stderr"]  # the AOT cache's warnings would stand in every log
+        if self.java_major >= 9:
+            # A JVM that cannot use the AOT cache starts plainly, and would say so in every log.
+            quiet = ",aot*=off" if self.aot_cache is not None else ""
+            command += ["-Xlog:disable", f"-Xlog:all=error{quiet}:stderr"]
         if short:
             command.append("-XX:TieredStopAtLevel=1")
         if self.java_major >= 22:  # later JVMs warn about each native library that is loaded without leave

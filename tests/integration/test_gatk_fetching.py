@@ -9,6 +9,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -172,6 +173,21 @@ def test_a_jvm_that_makes_no_aot_cache_is_no_error(tmp_path: Path) -> None:
     assert "GATK will start plainly. no cache here" in told[0]
 
 
+def test_an_aot_cache_that_does_not_fit_is_silently_left_aside(tmp_path: Path) -> None:
+    # Given a cache that is damaged
+    prepare()
+    damaged = tmp_path / "damaged.aot"
+    damaged.write_bytes(b"no cache" * 1000)
+    gatk = replace(find_gatk(), aot_cache=damaged)
+    # When GATK is started with it
+    command = [*gatk.java_command("HaplotypeCaller", [], heap_mb=256, short=True)]
+    command = [word for word in command if word not in ("--verbosity", "WARNING", "--QUIET", "true")]
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
+    # Then it starts plainly and says nothing of it
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "(GATK) v4.6.2.0" in done.stdout
+
+
 # ------------------------------------------------------------------------------------------------------ the user's pair
 
 
@@ -211,6 +227,7 @@ def test_a_pair_of_the_user_that_cannot_work_is_refused(tmp_path: Path, gatk: st
     assert command[0] == environ["JAVA"]
     assert environ["GATK_JAR"] in command
     assert not any("AOTCache" in word for word in command)
+    assert any("-Xlog" in word for word in command) == (not java.startswith("1.8"))
 
 
 def test_a_pair_that_is_not_there_or_no_jar_is_refused_by_name(tmp_path: Path) -> None:
