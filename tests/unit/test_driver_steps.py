@@ -145,6 +145,13 @@ def test_cancel_can_be_repeated_and_forgives_jobs_that_batch_has_forgotten():
     assert driver.cancel(scene.clients, scene.ledger, "run", "again", clock=scene.clock) == first
 
 
+def test_cancel_leaves_a_run_that_has_ended_as_it_is():
+    scene = Scene()
+    ended = scene.ledger.end_run("run", "completed")
+    assert driver.cancel(scene.clients, scene.ledger, "run", "too late", clock=scene.clock) == ended
+    assert scene.run == ended
+
+
 def test_cancel_finds_what_was_reserved_and_never_settled_by_its_name():
     # Given a submission whose answer was lost, and a watcher that died of it
     scene = Scene(items=9, pilots=4)

@@ -226,9 +226,11 @@ def test_a_stubborn_job_does_not_keep_a_cancelled_run_for_ever():
     scene = Scene(items=1, pilots=1)
     watch = scene.watch()
     scene.polls(watch)
-    scene.batch.terminate_job = lambda **asked: {}  # type: ignore[method-assign]
+    asked: list[str] = []
+    scene.batch.terminate_job = lambda **told: asked.append(told["jobId"]) or {}  # type: ignore[method-assign]
     scene.ledger.set_mode(scene.run_id, Mode.CANCEL)
     assert scene.polls(watch, 30).outcome == "cancelled"
+    assert asked == ["job-0", "job-0"]  # once a minute, for 90 s
 
 
 # ---------------------------------------------------------------------------------------------------- missing jobs
@@ -348,6 +350,24 @@ def test_progress_forgives_earlier_fruitless_ends():
     scene.batch.job().fail(2, host="h2")
     scene.polls(watch, 3)
     assert scene.run.mode is Mode.RUN
+
+
+def test_a_pilots_end_is_judged_once_by_its_row_or_by_batch():
+    # Given a pilot whose row tells its end before Batch does, and progress since
+    scene = Scene(items=30, pilots=5)
+    watch = scene.watch()
+    scene.polls(watch)
+    scene.batch.job().set("RUNNING")
+    scene.pilot("p", batch_job="job-0:0", batch_attempt=1, ended=1.0, exit_code=4, leaving="")
+    scene.polls(watch, 4)
+    assert len(watch._sight.fruitless) == 1
+    scene.finish("i0")
+    scene.polls(watch)
+    # When Batch tells it, too
+    scene.batch.job().fail(0, exit_code=4)
+    scene.polls(watch)
+    # Then that is no news
+    assert watch._sight.fruitless == []
 
 
 def test_a_wrong_set_up_that_the_only_host_reports_stops_the_run():
@@ -514,8 +534,10 @@ def test_aws_unreachable_from_the_start_is_said_at_once():
         raise AwsFailed(service="batch", operation="DescribeJobs", code="500", reason="oops", request_id="r")
 
     watch.poll = silent  # type: ignore[method-assign]
+    began = scene.clock.monotonic()
     with pytest.raises(AwsFailed):
         watch.until_end()
+    assert scene.clock.monotonic() == began
 
 
 # ---------------------------------------------------------------------------------------------------- telling
