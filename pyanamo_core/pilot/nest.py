@@ -28,7 +28,11 @@ NO_ROOM_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True)
 class Bench:
-    """Where and with what a pilot's nests run. `s3` gives a boto3 S3 client for the checks of outputs."""
+    """Where and with what a pilot's nests run.
+
+    `s3` gives a boto3 S3 client for the checks of outputs; `keep` is where folders of failed nests are moved to (None:
+    they are removed like all others).
+    """
 
     setting: Setting
     scratch: Path
@@ -36,7 +40,7 @@ class Bench:
     s3: Callable[[], Any]
     hook: Hook | None = None
     deadline_seconds: float | None = None
-    keep_work_on_failure: bool = False
+    keep: Path | None = None
     _numbers: Any = field(default_factory=itertools.count)
 
     def folder(self) -> Path:
@@ -132,8 +136,9 @@ class Task:
                 cause, message = Cause.UNVERIFIED, f"its outputs could not be checked: {error}"
         if ended.tags_dropped:
             message = f"{message}; {ended.tags_dropped} tag lines beyond the limit were dropped".removeprefix("; ")
-        if not (bench.keep_work_on_failure and cause is not Cause.DONE):
-            shutil.rmtree(folder, ignore_errors=True)
+        if bench.keep is not None and cause is not Cause.DONE and not self.stopped:
+            message = f"{message}; its folder is kept: {_keep(folder, bench.keep)}"
+        shutil.rmtree(folder, ignore_errors=True)
         return self._result(ended, cause, message, outputs, figures, log)
 
     def _verify(self, result_path: Path) -> tuple[tuple[Output, ...], dict[str, Any]]:
@@ -162,6 +167,11 @@ class Task:
             tail=ended.tail,
             log_path=str(log),
         )
+
+
+def _keep(folder: Path, place: Path) -> Path:
+    place.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return Path(shutil.move(folder, place / f"{folder.parent.name}-{folder.name}"))
 
 
 def _is_full(folder: Path) -> bool:

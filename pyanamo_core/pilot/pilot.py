@@ -325,7 +325,7 @@ class Pilot:
             s3=lambda: self._clients.client("s3"),
             hook=hook,
             deadline_seconds=workflow.nest_time_seconds,
-            keep_work_on_failure=workflow.keep_work_on_failure,
+            keep=options.scratch_root / "kept" if workflow.keep_work_on_failure else None,
         )
         self._loop = self._make_loop(bench, results, memory_mb)
 

@@ -96,7 +96,7 @@ def rehearse(
         s3=lambda: clients.client("s3"),
         hook=hook,
         deadline_seconds=workflow.nest_time_seconds,
-        keep_work_on_failure=workflow.keep_work_on_failure,
+        keep=folder / "kept" if workflow.keep_work_on_failure else None,
     )
     calls = [
         NestCall(

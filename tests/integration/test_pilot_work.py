@@ -53,6 +53,20 @@ def test_nothing_is_left_on_the_host(world: World) -> None:
     assert list((world.folder / "scratch").iterdir()) == []
 
 
+def test_folders_of_failed_nests_are_kept_on_demand(tmp_path: Path) -> None:
+    # Given a workflow that keeps them, and a nest that fails after it wrote a file
+    world = World(tmp_path, make_workflow(keep_work_on_failure=True, budgets__tries=1))
+    world.shell("a", "echo half > result.txt; exit $1", "1", "0")
+
+    world.work()
+
+    # Then its message says where it is
+    nest = world.ledger.nests(world.ledger.item("a"))[0]
+    folder = Path(nest.message.rpartition(": ")[2])
+    assert (folder / "work" / "result.txt").read_text() == "half\n"
+    assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["kept"]
+
+
 def test_what_a_killed_pilot_left_on_the_host_is_swept(world: World) -> None:
     # Given the folder of a pilot that was killed, and that of one that lives
     living = world.pilot()
