@@ -188,11 +188,16 @@ def read_targets(path: Path, dictionary: Dictionary) -> list[Locus]:
     return merge(loci, dictionary)
 
 
+def in_order(loci: Iterable[Locus], dictionary: Dictionary) -> list[Locus]:
+    """Sorted in the reference's order."""
+    rank = dictionary.rank()
+    return sorted(loci, key=lambda x: (rank[x.contig], x.start, x.end))
+
+
 def merge(loci: Iterable[Locus], dictionary: Dictionary) -> list[Locus]:
     """Sorted in the reference's order, with those that overlap or touch made one."""
-    rank = dictionary.rank()
     merged: list[Locus] = []
-    for locus in sorted(loci, key=lambda x: (rank[x.contig], x.start, x.end)):
+    for locus in in_order(loci, dictionary):
         last = merged[-1] if merged else None
         if last is not None and last.contig == locus.contig and locus.start <= last.end + 1:
             merged[-1] = Locus(last.contig, last.start, max(last.end, locus.end))
