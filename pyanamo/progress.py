@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 LINE_SECONDS = 5.0
 """Plain lines come at most this often."""
 
+ENOUGH = 20
+"""A rate out of fewer says nothing yet."""
+
 STATES = ("todo", "waiting", "locked", "done", "failed", "cancelled")
 
 
@@ -63,7 +66,7 @@ class Bar:
         if not self._shown:
             return
         now = time.monotonic()
-        if not rest and done and now > self._began:
+        if not rest and done >= ENOUGH and now > self._began:
             rate = done / (now - self._began)
             rest = f"{rate:,.0f} {self._unit}/s, {span((total - done) / rate)} left"
         self._told = (done, total, rest)

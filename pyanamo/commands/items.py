@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ import typer
 
 from pyanamo.addressing import find_nests
 from pyanamo.context import Context, command
+from pyanamo.progress import Bar
 from pyanamo.render import Told, cell, fields, span, table, when
 from pyanamo_core.errors import PyAnamoError, Refused
 from pyanamo_core.model import Attempt, Definition, Item, Nest, State
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 SHOWN_VALUES = 40
 """Columns of a nest's value in a table of nests; JSON has all of it."""
+
+THREADS = 16
+"""Items that are moved at a time."""
 
 ITEM = Annotated[str, typer.Argument(metavar="ITEM", help="The itemID.")]
 ITEMS = Annotated[list[str] | None, typer.Argument(metavar="ITEM", help="The itemIDs.")]
@@ -92,7 +97,7 @@ def list_items(
     first = failed or (items[0] if items else None)
     return Told(
         items,
-        view=lambda rows: _list_view(rows, state, f"… more; all of them with --limit 0, only these: {limit}" * more),
+        view=lambda rows: _list_view(rows, state, f"… these are the first {limit}; all of them with --limit 0" * more),
         quiet=[item.item_id for item in items],
         next=f"pyanamo items show {quoted(first.item_id)}" if first else "pyanamo sheet import sheet.txt",
     )
@@ -297,23 +302,40 @@ def _confirm(context: Context, verb: str, chosen: Iterable[Item], yes: bool, wha
 
 def _each(context: Context, move: str, items: Iterable[Item], do: Callable[[Item], Item]) -> Told:
     """Make a move with each item; those that are refused are told at the end, the others are moved."""
+    # A listing is read to its end first: moves would change it under our feet.
+    listed = list(items)
+    if len(listed) == 1:
+        after = do(listed[0])
+        return _told(move, [Moved(after.item_id, move, after.state, after.cancelled)], [])
     moved: list[Moved] = []
     reasons: list[str] = []
-    total = 0
-    for item in _steady(items):
-        total += 1
+
+    def attempt(item: Item) -> Item | Refused:
         try:
-            after = do(item)
+            return do(item)
         except Refused as refusal:
-            if total == 1 and isinstance(items, list) and len(items) == 1:
-                raise
-            reasons.append(f"  {refusal}")
-            continue
-        moved.append(Moved(after.item_id, move, after.state, after.cancelled))
+            return refusal
+
+    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="move")
+    try:
+        with Bar(context, move) as bar:
+            for count, after in enumerate(pool.map(attempt, listed), start=1):
+                if isinstance(after, Refused):
+                    reasons.append(f"  {after}")
+                else:
+                    moved.append(Moved(after.item_id, move, after.state, after.cancelled))
+                bar.update(count, len(listed))
+    finally:
+        # After Ctrl-C the moves that have begun end, and no other begins.
+        pool.shutdown(cancel_futures=True)
     if reasons and not moved:
-        raise SomeRefused(refused=len(reasons), total=total, reasons="\n".join(reasons[:100]))
+        raise SomeRefused(refused=len(reasons), total=len(listed), reasons="\n".join(reasons[:100]))
     for reason in reasons[:100]:
         context.say(f"refused:{reason}")
+    return _told(move, moved, reasons)
+
+
+def _told(move: str, moved: list[Moved], reasons: list[str]) -> Told:
     return Told(
         moved,
         view=_moved_view,
@@ -321,11 +343,6 @@ def _each(context: Context, move: str, items: Iterable[Item], do: Callable[[Item
         next="pyanamo status" if move == "cancel" else "pyanamo run",
         exit_code=Refused.exit_code if reasons else 0,
     )
-
-
-def _steady(items: Iterable[Item]) -> Iterator[Item]:
-    """The items; a listing is read to its end first, as moves would change it under our feet."""
-    yield from items if isinstance(items, list) else list(items)
 
 
 def _moved_view(moved: list[Moved]) -> RenderableType:

@@ -131,15 +131,19 @@ def import_(
 
     found = read_sheet(sheet, delimiter=sign_of(delimiter), nested_delimiter=sign_of(nested_delimiter) or ",")
     opened = context.opened
-    with Bar(context, "import") as bar:
-        report = import_sheet(
-            opened.ledger,
-            found,
-            update=update,
-            progress=bar.update,
-            priority=priority,
-            revision=opened.workflow.revision,
-        )
+    try:
+        with Bar(context, "import") as bar:
+            report = import_sheet(
+                opened.ledger,
+                found,
+                update=update,
+                progress=bar.update,
+                priority=priority,
+                revision=opened.workflow.revision,
+            )
+    except KeyboardInterrupt:
+        context.say("stopped; what was imported stays, and the same command again imports the rest")
+        raise
     return Told(
         report,
         view=import_view,

@@ -122,7 +122,7 @@ def _view(told: Status) -> RenderableType:
 
     counts = told.counts
     total = counts.total
-    rows = [[name, f"{count:,}", f"{count / total:.0%}"] for name, count in counts.model_dump().items() if count]
+    rows = [[name, f"{count:,}", f"{count / total:.1%}"] for name, count in counts.model_dump().items() if count]
     parts: list[Any] = [
         fields({"table": told.table, "workflow": f"{told.workflow}, version {told.version}, revision {told.revision}"}),
         "",

@@ -88,7 +88,7 @@ def test_items_list_stops_at_its_limit_and_says_so(ledger: MemoryLedger) -> None
     # When two are asked for, then two are shown, and that there are more
     told = typed("items", "list", "--limit", "2")
     assert sum("todo" in line for line in told.stdout.splitlines()) == 2
-    assert "more" in told.stdout
+    assert "these are the first 2; all of them with --limit 0" in told.stdout
     assert sum("todo" in line for line in typed("items", "list", "--limit", "0").stdout.splitlines()) == 3
 
 
@@ -261,7 +261,7 @@ def test_status_tells_states_and_why_items_failed(ledger: MemoryLedger) -> None:
     # When the status is asked for
     told = typed("status")
     # Then states are counted and the message stands once, with how many it met
-    assert any(line.split() == ["failed", "2", "67%"] for line in told.stdout.splitlines())
+    assert any(line.split() == ["failed", "2", "66.7%"] for line in told.stdout.splitlines())
     [line] = [line for line in told.stdout.splitlines() if "nest 1: boom" in line]
     assert line.split()[0] == "2"
     assert told.stderr in {"next: pyanamo logs A\n", "next: pyanamo logs B\n"}
