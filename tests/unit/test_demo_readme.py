@@ -1,0 +1,51 @@
+"""What README tells to type exists: commands, options, files."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from pyanamo.main import app
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def typed() -> list[str]:
+    """Every `pyanamo …` of README's blocks and inline code, without comments."""
+    blocks = re.findall(r"```\n(.*?)```", README, re.S)
+    lines = [line for block in blocks for line in block.splitlines()]
+    lines += re.findall(r"`(pyanamo [^`\n]+)`", README)
+    found: list[str] = []
+    for line in lines:
+        for part in re.split(r"&&|;|\$\(", line.strip().removeprefix("$ ").partition("  #")[0]):
+            if part.strip().startswith("pyanamo "):
+                found.append(part.strip().rstrip(')"'))
+    return sorted(set(found))
+
+
+def test_readme_shows_the_commands_of_a_first_run():
+    told = " ".join(typed())
+    for word in ("demo", "rehearse", "run", "gather", "joint", "samples list", "loci plan", "sheet make"):
+        assert f"pyanamo {word}" in f"{told} {README}"
+
+
+@pytest.mark.parametrize("line", typed())
+def test_what_readme_types_exists(line: str):
+    command = typer.main.get_command(app)
+    words = shlex.split(line.replace("…", "").replace("[", "").replace("]", ""))[1:]
+    while words and hasattr(command, "commands") and words[0] in command.commands:
+        command = command.commands[words.pop(0)]
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    assert not words or not hasattr(command, "commands"), f"{line}: there is no {words[0]}"
+    assert [word for word in words if word.startswith("-") and word != "-" and word not in known] == []
+
+
+def test_links_of_readme_lead_somewhere():
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert "docs/pictures/items.svg" in links
+    assert [link for link in links if not (ROOT / link).exists()] == []
