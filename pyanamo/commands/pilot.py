@@ -39,7 +39,9 @@ def pilot(
 def work(context: Context, environ: dict[str, str]) -> int:
     """Prepare and work, seen by Prefect if the run says where that is; returns the exit code."""
     from pyanamo_core.pilot import Pilot, PilotOptions
+    from pyanamo_core.pilot.console import log_to_stderr
 
+    log_to_stderr()
     made = Pilot(PilotOptions.from_environment(environ), context.patient_clients, environ=environ)
     made.install_signals()
     made.prepare()

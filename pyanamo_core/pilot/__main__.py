@@ -8,13 +8,14 @@ import sys
 
 from pyanamo_core.aws import Clients
 from pyanamo_core.errors import PyAnamoError
+from pyanamo_core.pilot.console import log_to_stderr
 from pyanamo_core.pilot.options import PilotOptions
 from pyanamo_core.pilot.pilot import Pilot
 
 
 def main() -> int:
     """Run one pilot; returns its exit code."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
+    log_to_stderr()
     try:
         pilot = Pilot(PilotOptions.from_environment(), Clients())
         pilot.install_signals()

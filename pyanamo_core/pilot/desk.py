@@ -163,6 +163,11 @@ class Desk:
         """Read the run's mode, in a thread of its own: it is asked for when time is short."""
         return DaemonPool(1, "mode").submit(self._mode)
 
+    def close(self) -> None:
+        """Take nothing more; threads that are idle end, one that hangs keeps nobody."""
+        for pool in (self._clerks, self._log_clerks, self._claim_clerk):
+            pool.close(0.0)
+
     # ------------------------------------------------------------------ claims
 
     def _claim_batch(self, wanted: int, count_open: bool) -> Batch:

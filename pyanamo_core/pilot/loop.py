@@ -255,6 +255,7 @@ class Loop:
             held = Held(claimed.claim, claimed.definition, pending, done=len(claimed.done))
             self._board.add(held)
             self.counters.claims += 1
+            _log.info("claimed %s: %d of %d nests to do", held.item_id, len(pending), held.nests)
             if self._observer:
                 self._observer.claimed(claimed.claim)
         if batch.claimed:
@@ -459,6 +460,8 @@ class Loop:
             _log.log(level, "item %s: %s", held.item_id, error)
             return
         item = done.result()
+        about = f" ({cause}: {item.message})" if item.message else f" ({cause})" if cause is not Cause.DONE else ""
+        _log.info("item %s is %s%s", held.item_id, item.state, about)
         if item.state is State.DONE:
             self.counters.items_done += 1
         elif item.state is State.FAILED:

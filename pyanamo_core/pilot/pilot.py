@@ -27,7 +27,7 @@ from pyanamo_core.errors import EndpointDown, HostFault, PilotTooOld, SetUpError
 from pyanamo_core.model import PilotRecord, Run
 from pyanamo_core.pilot.candidates import Candidates
 from pyanamo_core.pilot.clock import OFFSET_SAMPLES, Learner, OffsetMeter, WallTimeKeeper
-from pyanamo_core.pilot.desk import Batch, Desk, Facts
+from pyanamo_core.pilot.desk import Batch, Desk, Facts, close_books
 from pyanamo_core.pilot.drain import Metadata, Signals, SpotWatch, metadata_of
 from pyanamo_core.pilot.environment import Setting
 from pyanamo_core.pilot.executor import DaemonPool, ThreadExecutor
@@ -404,6 +404,15 @@ class Pilot:
         loop, desk, leases = self._loop, self._desk, self._leases
         if loop is None or desk is None or leases is None:
             raise RuntimeError("the pilot is not furnished")
+        _log.info(
+            "pilot %s of %s: %d items, %d slots, workflow version %d, run %s",
+            self.pilot_id,
+            self.options.table,
+            self._items,
+            self.slots,
+            self._version,
+            self.options.run_id or "none",
+        )
         leases.start()
         if self._metadata is not None:
             self._spot = SpotWatch(
@@ -450,6 +459,8 @@ class Pilot:
         guard.leaving(leaving.reason, leaving.exit_code)
         self._close_books(leaving)
         guard.close(2.0)
+        if self._desk is not None:
+            self._desk.close()
         if executor is not None:
             executor.close(1.0)
         if self._scratch is not None:
@@ -473,8 +484,6 @@ class Pilot:
                 "last_lines": (),
             }
         )
-        from pyanamo_core.pilot.desk import close_books
-
         closing = DaemonPool(1, "close").submit(lambda: close_books(ledger, last, leaving.stop_run))
         try:
             closing.result(timeout=CLOSING_SECONDS)
