@@ -345,6 +345,14 @@ def test_a_beat_after_a_reclaim_says_whose_fence_it_is(ledger: Ledger, clock: Fa
         ledger.beat(dead, progressed=True, nests_done=2, nests_failed=0)
 
 
+def test_a_beat_in_the_moment_of_the_claim_still_looks_whose_item_it_is(ledger: Ledger) -> None:
+    imported(ledger)
+    claim = claimed(ledger)
+    ledger.fail(claim, Cause.PERMANENT, "")
+    with pytest.raises(LeaseLost, match="it is failed"):
+        ledger.beat(claim, progressed=False, nests_done=0, nests_failed=0)
+
+
 def test_a_beat_that_comes_late_does_not_shorten_the_lease(ledger: Ledger, clock: FakeClock) -> None:
     imported(ledger)
     claim = claimed(ledger)
@@ -665,6 +673,22 @@ def test_a_move_of_a_user_who_looked_too_long_ago_is_refused(ledger: Ledger, clo
     with pytest.raises(MoveRefused, match="its fence is 3, not 1: it was moved since you looked"):
         USER_MOVES[move](ledger, seen)
     assert ledger.item("NA12878") == now
+
+
+@pytest.mark.parametrize("move", list(USER_MOVES))
+def test_a_move_of_a_user_is_judged_by_the_row_as_it_stands(ledger: Ledger, move: Move) -> None:
+    # Given a user who looked while the item was locked, and a pilot that has failed it since
+    imported(ledger)
+    claim = claimed(ledger)
+    seen = ledger.item("NA12878")
+    failed = ledger.fail(claim, Cause.PERMANENT, "exit code 65")
+    # When the user moves it, then what counts is that it is failed now
+    if move is Move.CANCEL:
+        with pytest.raises(MoveRefused, match="it is failed"):
+            USER_MOVES[move](ledger, seen)
+    else:
+        assert USER_MOVES[move](ledger, seen).state is State.TODO
+        assert ledger.item("NA12878") != failed
 
 
 def test_a_retry_has_fresh_budgets_and_keeps_done_nests(ledger: Ledger, clock: FakeClock) -> None:

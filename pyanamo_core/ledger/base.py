@@ -166,11 +166,13 @@ class LedgerBase:
             except Refusal:
                 if fresh:
                     raise
-                # What we saw may be old: a refusal is told from the row as it stands.
+                after = before
+            if after is before:
+                if fresh:
+                    return after
+                # What we saw may be old: a refusal, and that nothing needs to be written, are told from the row itself.
                 before, fresh = self.item(before.item_id), True
                 continue
-            if after is before:
-                return after
             after = rows.with_message(after)
             expressions = self._expressions(before, after, say, token, extra or {})
             try:

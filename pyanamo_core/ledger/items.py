@@ -187,9 +187,15 @@ class UserMoves(NestRows):
             raise MoveRefused(move=Move.REDO.value, item_id=item.item_id, reason=refusal.reason) from None
 
     def _redo(self, item: Item, wanted: list[int], left: int, token: str, until: float) -> Item:
-        before = item
+        before, fresh = item, False
         while True:
-            after = decisions.redo(before, seen=item, token=token, done_left=left, nests=wanted)
+            try:
+                after = decisions.redo(before, seen=item, token=token, done_left=left, nests=wanted)
+            except Refusal:
+                if fresh:
+                    raise
+                before, fresh = self.item(item.item_id), True
+                continue
             guarded = self._expressions(before, after, _always(x.NOT_LOCKED, Move.REDO), token, {}).parameters()
             actions = [
                 {
@@ -210,7 +216,7 @@ class UserMoves(NestRows):
                 continue
             if isinstance(answer, Won):
                 return after
-            before = self._shown(answer, item.item_id)
+            before, fresh = self._shown(answer, item.item_id), True
             if before.last_move == token:
                 return before
 
