@@ -37,7 +37,7 @@ class NothingRecorded(NotFound):
 
 
 class OutputDiffers(Surroundings):
-    """{uri} is not what was recorded: {what}. Nothing was kept of it. Do the nest again with: pyanamo items redo {item_id} --nest {nest}"""
+    """{uri} is not what was recorded: {what}. Nothing was kept of it. Do the nest again with: pyanamo items redo {item_id} number={nest}"""
 
 
 @dataclass(frozen=True)

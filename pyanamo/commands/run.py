@@ -227,7 +227,7 @@ def _ended_view(told: Ended) -> RenderableType:
     shown: dict[str, Any] = {
         "run": told.run.run_id,
         "outcome": told.outcome or f"{state_of(told.run)}; no longer watched",
-        "reason": told.reason,
+        "reason": told.reason if told.outcome else "",
         "items": ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "none",
         "pilots": sum(one.size for one in told.run.submissions if one.outcome != "failed"),
         "took": span(told.run.ended - told.run.started) if told.run.ended else "",

@@ -10,7 +10,7 @@ import typer
 
 from pyanamo.context import Context, command
 from pyanamo.render import Told, fields, span, table, when
-from pyanamo_core.errors import BadInput, RunMissing
+from pyanamo_core.errors import BadInput, PyAnamoError, RunMissing
 from pyanamo_core.model import PilotRecord, Run
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ class RunView:
 
     run: Run
     pilots: list[PilotRecord]
+    held_up: list[str]
+    """Why a live run does not go on, the gravest reason first; empty if nothing keeps it."""
 
 
 def find_run(ledger: Ledger, table_name: str, told: str | None) -> Run:
@@ -83,14 +85,27 @@ def show(context: Context, run: RUN = None) -> Told:
     """Show a run, its submissions to Batch and its pilots."""
     ledger = context.ledger
     found = find_run(ledger, context.table_name, run)
-    told = RunView(found, ledger.pilots(found.run_id))
     live = found.ended is None
+    told = RunView(found, ledger.pilots(found.run_id), _held_up(context, found) if live else [])
     return Told(
         told,
         view=_show_view,
         quiet=[state_of(found)],
         next=f"pyanamo watch {found.run_id}" if live else "pyanamo status",
     )
+
+
+def _held_up(context: Context, run: Run) -> list[str]:
+    """What Batch and the ledger say keeps a run from going on; nothing where Batch cannot be asked."""
+    from pyanamo_core import driver
+
+    try:
+        workflow = context.ledger.workflow(run.workflow_version)[1]
+        found = driver.explain_run(context.clients, context.ledger, run.run_id, workflow)
+    except PyAnamoError as error:
+        context.say(f"Batch was not asked what keeps the run: {error}")
+        return []
+    return [one.told for one in found]
 
 
 def _show_view(told: RunView) -> RenderableType:
@@ -112,6 +127,8 @@ def _show_view(told: RunView) -> RenderableType:
         "flow run": run.flow_run_id,
     }
     parts: list[Any] = [fields({name: value for name, value in about.items() if value})]
+    if told.held_up:
+        parts += ["", "\n".join(["it does not go on, because", *(f"  {reason}" for reason in told.held_up)])]
     if run.submissions:
         rows = [
             [one.name, one.size, one.queue, one.definition, one.outcome, one.job_id, one.reason]
