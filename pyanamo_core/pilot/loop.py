@@ -47,7 +47,7 @@ LOGS_SECONDS: Final = 5.0
 """Logs get so long when the pilot wants to leave."""
 LOGS_BUSY_SECONDS: Final = 60.0
 """Logs get so long while there is other work."""
-STOP_SECONDS: Final = 17.0
+STOP_SECONDS: Final = 14.0
 """After a stop, the loop ends by then in any case."""
 WAKE_SECONDS: Final = 5.0
 NOTE_CHARACTERS: Final = 400

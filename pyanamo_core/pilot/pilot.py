@@ -462,7 +462,7 @@ class Pilot:
         if self._desk is not None:
             self._desk.close()
         if executor is not None:
-            executor.close(1.0)
+            executor.close(0.5)
         if self._scratch is not None:
             self._scratch.close()
         if leaving.reason.startswith("host_fault"):

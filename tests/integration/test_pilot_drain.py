@@ -343,3 +343,30 @@ def test_only_containers_on_ec2_are_asked() -> None:
     assert metadata_of({"AWS_EXECUTION_ENV": "AWS_ECS_FARGATE"}) is None
     assert metadata_of({"AWS_EXECUTION_ENV": "AWS_ECS_EC2"}) is not None
     assert metadata_of({"AWS_EXECUTION_ENV": "AWS_ECS_EC2", "AWS_EC2_METADATA_DISABLED": "true"}) is None
+
+
+class Silent(MemoryLedger):
+    """A ledger that does not answer when items are handed back."""
+
+    go = threading.Event()
+
+    def hand_back(self, claim: Claim, cause: Cause, message: str = "", **told: Any) -> Any:
+        self.go.wait(300)
+        return super().hand_back(claim, cause, message, **told)
+
+
+def test_a_ledger_that_does_not_answer_does_not_keep_the_pilot(world: World) -> None:
+    # Given a pilot in mid-nest, and a ledger that falls silent
+    Silent.go = threading.Event()
+    world.ledger = Silent(rules=world.workflow.rules)
+    world.ledger.add_workflow(world.workflow)
+    world.shell("a", f"touch {world.folder}/began; sleep 300", "1")
+    when((world.folder / "began").exists, term())
+
+    # When TERM comes
+    code, leaving = work(world)
+
+    # Then it leaves all the same, and says that the lease has to bring the item back
+    assert code == 75
+    assert "leases bring them back" in leaving
+    Silent.go.set()

@@ -202,3 +202,23 @@ def test_when_the_pilot_dies_nothing_of_its_tasks_lives_on(tmp_path: Path, how: 
 
     # Then the task and its daemon go too
     assert eventually(lambda: not any(alive(each) for each in files))
+
+
+def test_a_task_whose_guardian_is_killed_ends_too(tmp_path: Path) -> None:
+    # Given a running task with a child in a session of its own
+    script = "setsid sleep 300 & echo $! > child; echo $PPID > guardian; sleep 300"
+    process = Process(program(tmp_path, "bash", "-c", script), SystemClock())
+    ended: list[Ended] = []
+    thread = threading.Thread(target=lambda: ended.append(process.run()))
+    thread.start()
+    guardian = tmp_path / "guardian"
+    assert eventually(lambda: guardian.exists() and guardian.read_text().strip())
+    time.sleep(1.0)  # until the tree has been looked at once more
+
+    # When somebody kills its guardian
+    os.kill(int(guardian.read_text()), 9)
+    thread.join(PATIENCE_SECONDS)
+
+    # Then the task is told to have been killed, not by us, and nothing is left
+    assert (ended[0].exit_code, ended[0].stopped_by) == (137, None)
+    assert eventually(lambda: not alive(tmp_path / "child"))
