@@ -206,6 +206,10 @@ class ReadsInvalid(BadInput):
     """{reads}: {reason}."""
 
 
+class ReadsInterrupted(Surroundings):
+    """{reads}: reading over the network stopped ({reason}). Try again; if it stays so, the file is damaged or of another reference."""
+
+
 class SampleMissing(NotFound):
     """Sample {sample} is not in {place}{hint}."""
 

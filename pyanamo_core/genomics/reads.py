@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pyanamo_core.errors import ReadsInvalid
+from pyanamo_core.errors import ReadsInterrupted, ReadsInvalid
 from pyanamo_core.genomics.extras import require_pysam
 from pyanamo_core.genomics.inputs import Inputs, redact
 from pyanamo_core.genomics.intervals import Dictionary, Locus
@@ -65,6 +65,8 @@ def open_reads(inputs: Inputs, uri: str, index: str | None, work: Path, referenc
             require_index=True,
         )
     except (OSError, ValueError) as error:
+        if uri.startswith("s3://"):  # index and end were just read: it is the network more likely than the file
+            raise ReadsInterrupted(reads=uri, reason=redact(str(error))) from error
         raise ReadsInvalid(reads=uri, reason=f"cannot be opened ({redact(str(error))})") from error
     try:
         header: dict[str, Any] = file.header.to_dict()
@@ -321,7 +323,8 @@ def slice_reads(reads: OpenReads, intervals: Sequence[Locus], target: Path, samp
     (docs/decisions/0010-slices-are-bam.md). Read groups are renamed to `sample` where an alias says so.
 
     Raises:
-        ReadsInvalid: the reads are truncated or damaged, or the reference is not theirs.
+        ReadsInvalid: the reads are damaged, or the reference is not theirs.
+        ReadsInterrupted: the same of reads in a bucket, where it may be the network.
     """
     pysam = require_pysam()
     header = {**reads.header, "RG": [{**group, "SM": sample} for group in reads.header["RG"]]}
@@ -340,6 +343,8 @@ def slice_reads(reads: OpenReads, intervals: Sequence[Locus], target: Path, samp
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in (28, 5):  # no space, I/O error: of this host, not of the reads
             raise
+        if reads.uri.startswith("s3://"):
+            raise ReadsInterrupted(reads=reads.uri, reason=redact(str(error))) from error
         raise ReadsInvalid(
             reads=reads.uri,
             reason=f"reading stopped ({redact(str(error))}): truncated, damaged, or of another reference",

@@ -208,7 +208,7 @@ def exit_code(error: BaseException) -> int:
         return DATA
     if isinstance(error, errors.OutOfMemory):
         return NO_MEMORY
-    if isinstance(error, OSError | errors.EndpointDown | errors.AwsFailed):
+    if isinstance(error, OSError | errors.EndpointDown | errors.AwsFailed | errors.ReadsInterrupted):
         return TRY_AGAIN
     settings = (errors.Surroundings, errors.ParameterInvalid, errors.DictInvalid, errors.NotFound)
     return SET_UP if isinstance(error, settings) else FAILED
