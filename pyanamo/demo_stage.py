@@ -91,6 +91,7 @@ class Stage:
         self._background: list[Background] = []
         self._helpers: list[subprocess.Popen[str]] = []
         self._before: dict[int, Any] = {}
+        self._own_environment: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         def interrupt(number: int, _frame: Any) -> None:
@@ -100,6 +101,10 @@ class Stage:
             # Under nohup a hang-up is meant to be ignored.
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 self._before[number] = signal.signal(number, interrupt)
+        # This process speaks to the local cloud, too: a profile named in the environment would be looked for.
+        self._own_environment = dict(os.environ)
+        os.environ.clear()
+        os.environ.update(self._environment)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -109,6 +114,8 @@ class Stage:
         try:
             self._end(well=kind is None)
         finally:
+            os.environ.clear()
+            os.environ.update(self._own_environment)
             for number, handler in self._before.items():
                 signal.signal(number, handler)
 
