@@ -89,6 +89,22 @@ class Table:
         self.pilots.append(made)
         return made
 
+    def submit(self, **more: Any) -> str:
+        """Start a pilot through Batch, once; the job's id."""
+        made = ensure_compute(
+            self.clients, f"{self.name}-queue", f"{self.name}-job", log_group=f"/{self.name}", attempts=1
+        )
+        environment = {**self.environment(), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        del environment["AWS_EC2_METADATA_DISABLED"]
+        told = [{"name": name, "value": value} for name, value in environment.items()]
+        asked = {"jobName": "pilot", "jobQueue": made.queue, "jobDefinition": made.definition, **more}
+        answer = self.clients.client("batch").submit_job(**asked, containerOverrides={"environment": told})
+        return str(answer["jobId"])
+
+    def status(self, job: str) -> str:
+        """Of a job."""
+        return str(self.clients.client("batch").describe_jobs(jobs=[job])["jobs"][0]["status"])
+
     def begin_run(self, run_id: str, **limits: Any) -> Run:
         """Begin a run that pins the newest workflow."""
         version, workflow = self.ledger.workflow()
@@ -133,24 +149,11 @@ def test_pyanamo_1s_seq_sheet_runs_on_batch_and_its_logs_hold_the_numbers(table:
     assert import_sheet(ledger, read_sheet(sheet)).created == 8
 
     # When two pilots are started through Batch
-    made = ensure_compute(table.clients, f"{table.name}-queue", f"{table.name}-job", log_group=f"/{table.name}")
-    environment = {**table.environment(), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    batch = table.clients.client("batch")
-    job = batch.submit_job(
-        jobName="pilots",
-        jobQueue=made.queue,
-        jobDefinition=made.definition,
-        arrayProperties={"size": 2},
-        containerOverrides={"environment": [{"name": k, "value": v} for k, v in environment.items()]},
-    )["jobId"]
-
-    def status() -> str:
-        return str(batch.describe_jobs(jobs=[job])["jobs"][0]["status"])
-
-    assert eventually(lambda: status() in {"SUCCEEDED", "FAILED"}, PATIENCE_SECONDS)
+    job = table.submit(arrayProperties={"size": 2})
+    assert eventually(lambda: table.status(job) in {"SUCCEEDED", "FAILED"}, PATIENCE_SECONDS)
 
     # Then all items are done, and every log holds its numbers
-    assert status() == "SUCCEEDED"
+    assert table.status(job) == "SUCCEEDED"
     assert ledger.counts().done == 8
     for number in range(1, 9):
         item = ledger.item(f"Seq_Test_{number}")
@@ -161,6 +164,24 @@ def test_pyanamo_1s_seq_sheet_runs_on_batch_and_its_logs_hold_the_numbers(table:
             2: ["1"],
         }
     assert sum(pilot.items_done for pilot in ledger.pilots()) == 8
+
+
+def test_a_spot_notice_of_the_host_hands_back_before_the_host_ends(table: Table) -> None:
+    # Given a pilot of Batch in mid-nest
+    ledger = table.workflow()
+    table.shell("a", f"touch {table.folder}/began; sleep 300", "1")
+    job = table.submit()
+    assert eventually((table.folder / "began").exists, PATIENCE_SECONDS)
+
+    # When its host gets a Spot notice
+    table.cloud.spot_notice(job, seconds=20.0)
+
+    # Then the item is free while the host still runs
+    assert eventually(lambda: ledger.item("a").state is State.TODO, PATIENCE_SECONDS)
+    assert table.status(job) == "RUNNING"
+    assert eventually(lambda: ledger.attempts("a")[0].cause is Cause.SPOT)
+    assert eventually(lambda: table.status(job) == "FAILED", PATIENCE_SECONDS)
+    assert ledger.item("a").interruptions == 1
 
 
 def test_kill_9_in_mid_nest_costs_the_lease_and_nothing_else(table: Table) -> None:
