@@ -208,7 +208,7 @@ class UserMoves(NestRows):
                 *({"Put": {"Item": rows.nest_row(decisions.reset_nest(after, index, token))}} for index in wanted),
             ]
             try:
-                answer = self._store.transact(actions, self._token())
+                answer = self._store.transact(actions)
             except NoAnswer as none:
                 if self._clock.monotonic() + 1.0 >= until:
                     return self._settled(Move.REDO, item.item_id, token, none)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -133,8 +134,11 @@ class Store:
     def delete(self, row_key: Row, condition: str, values: Mapping[str, Any]) -> Answer:
         return self._guarded("DeleteItem", Key=row_key, **Expressions(condition, "", values).parameters())
 
-    def transact(self, actions: list[dict[str, Any]], token: str) -> Answer:
+    def transact(self, actions: list[dict[str, Any]]) -> Answer:
         """One transaction whose first action is the guarded one; the others have no condition.
+
+        DynamoDB answers a known ClientRequestToken as it did before, without doing anything: so it is always a new one,
+        never from the ledger's generator, which a test may have seeded.
 
         Raises:
             NoAnswer: no answer, throttled, or in conflict with another write.
@@ -144,7 +148,7 @@ class Store:
             for inner in action.values():
                 inner["TableName"] = self.table
         try:
-            client.transact_write_items(TransactItems=actions, ClientRequestToken=token)
+            client.transact_write_items(TransactItems=actions, ClientRequestToken=uuid.uuid4().hex)
         except Exception as error:
             if code_of(error) == "TransactionCanceledException":
                 response = cast("dict[str, Any]", getattr(error, "response", {}))

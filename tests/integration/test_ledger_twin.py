@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -56,7 +57,7 @@ class Twins(RuleBasedStateMachine):
     @initialize(seed=st.integers(0, 2**32))
     def start(self, seed: int) -> None:
         self.clock = FakeClock()
-        table = f"twin-{random.getrandbits(64):x}"
+        table = f"twin-{uuid.uuid4().hex}"
         create_table(self.clients, table, deletion_protection=False, pitr=False, wait=False)
         self.table = Ledger(self.clients, table, rules=RULES, clock=self.clock, rng=random.Random(f"{seed} {table}"))
         self.twin = MemoryLedger(RULES, self.clock, random.Random(seed), table=table)
