@@ -51,7 +51,7 @@ INTERRUPTED = 130
 
 
 class NotConfirmed(Refused):
-    """{what}? {why}, so nothing was changed. With --yes it is done without being asked."""
+    """Nothing was changed: {why}."""
 
 
 class TableUnnamed(PyAnamoError):
@@ -150,9 +150,9 @@ class Context:
         if yes:
             return
         if not (sys.stdin and sys.stdin.isatty()) or not self.for_people:
-            raise NotConfirmed(what=what, why="Nobody is there to answer")
+            raise NotConfirmed(why=f"nobody is there to answer '{what}?'. With --yes it is done without being asked")
         if not typer.confirm(f"{what}?", err=True):
-            raise NotConfirmed(what=what, why="The answer was no")
+            raise NotConfirmed(why="the answer was no")
 
 
 def check_endpoint(url: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 PIPE_WIDTH = 4000
 """Columns of an output that is no terminal: tables are never cut there."""
+
+FOLDED = frozenset({"item", "value", "message", "reason", "remark", "script", "holds", "host", "queue", "run"})
+"""Columns of text, which may be folded on a narrow terminal."""
+
+LEAST_TEXT = 12
+"""Columns that the last column of a table keeps on a narrow terminal."""
 
 
 @dataclass(frozen=True)
@@ -113,14 +121,23 @@ def view(data: Any) -> RenderableType:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Iterable[str] = ()) -> RenderableType:
-    """A table without lines: header, then rows; columns named in `right` are flush right."""
+    """A table without lines: header, then rows; columns named in `right` are flush right.
+
+    On a narrow terminal the last column and those that hold text are folded first, numbers and times last.
+    """
     from rich.table import Table
     from rich.text import Text
 
     flush_right = set(right)
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in columns:
-        made.add_column(Text(name), justify="right" if name in flush_right else "left", overflow="fold")
+        made.add_column(
+            Text(name),
+            justify="right" if name in flush_right else "left",
+            overflow="fold",
+            no_wrap=name != columns[-1] and name not in FOLDED,
+            min_width=LEAST_TEXT if name == columns[-1] and name else None,
+        )
     for row in rows:
         made.add_row(*(value if isinstance(value, Text) else Text(cell(value)) for value in row))
     return made
@@ -161,6 +178,12 @@ def cell(value: Any) -> str:
     if isinstance(value, dict):
         return " ".join(f"{name}={cell(one)}" for name, one in value.items())
     return str(value)
+
+
+def short(name: str) -> str:
+    """A UUID by its beginning, which commands take for the whole, also before a colon; any other name as it is."""
+    head, colon, rest = name.partition(":")
+    return head[:8] + colon + rest if _UUID.fullmatch(head) else name
 
 
 def when(seconds: float | None) -> str:

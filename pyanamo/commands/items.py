@@ -13,7 +13,7 @@ import typer
 from pyanamo.addressing import find_nests
 from pyanamo.context import Context, command
 from pyanamo.progress import Bar
-from pyanamo.render import Told, cell, fields, span, table, when
+from pyanamo.render import Told, cell, fields, short, span, table, when
 from pyanamo_core.errors import PyAnamoError, Refused
 from pyanamo_core.model import Attempt, Definition, Item, Nest, State
 
@@ -200,7 +200,7 @@ def _show_view(told: ItemView) -> RenderableType:
                 when(attempt.started),
                 span(attempt.ended - attempt.started) if attempt.ended else "",
                 attempt.cause or "goes on",
-                attempt.pilot_id,
+                short(attempt.pilot_id),
                 attempt.host,
                 attempt.evidence,
             ]
@@ -229,7 +229,7 @@ def _after_show(item: Item) -> str:
 def reset(context: Context, items: ITEMS = None, state: ALL_IN = None, yes: YES = False) -> Told:
     """Start items from nothing: what they have recorded no longer counts."""
     chosen = _chosen(context, items, state)
-    _confirm(context, "Reset", chosen, yes, "; their recorded results no longer count")
+    _confirm(context, "Reset", chosen, yes, "; what is recorded of it no longer counts")
     return _each(context, "reset", chosen, context.ledger.reset)
 
 
@@ -370,7 +370,7 @@ def remark(item: Item) -> str:
     if item.state is State.WAITING:
         return " ".join(part for part in (f"again at {when(item.due)}", item.message) if part)
     if item.state is State.LOCKED:
-        return f"pilot {item.owner}"
+        return f"pilot {short(item.owner or '')}"
     return item.message if item.state is not State.DONE else ""
 
 

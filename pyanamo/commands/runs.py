@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pyanamo.context import Context, command
-from pyanamo.render import Told, fields, span, table, when
+from pyanamo.render import Told, fields, short, span, table, when
 from pyanamo_core.errors import BadInput, PyAnamoError, RunMissing
 from pyanamo_core.model import PilotRecord, Run
 
@@ -73,7 +73,15 @@ def _list_view(runs: list[Run]) -> RenderableType:
     if not runs:
         return "no run yet"
     rows = [
-        [run.run_id, state_of(run), run.workflow_version, when(run.started), took(run), pilots_of(run), run.reason]
+        [
+            short(run.run_id),
+            state_of(run),
+            run.workflow_version,
+            when(run.started),
+            took(run),
+            pilots_of(run),
+            run.reason.partition(";")[0],
+        ]
         for run in runs
     ]
     columns = ["run", "state", "version", "began", "took", "pilots", "reason"]
@@ -131,7 +139,7 @@ def _show_view(told: RunView) -> RenderableType:
         parts += ["", "\n".join(["it does not go on, because", *(f"  {reason}" for reason in told.held_up)])]
     if run.submissions:
         rows = [
-            [one.name, one.size, one.queue, one.definition, one.outcome, one.job_id, one.reason]
+            [one.name, one.size, one.queue, one.definition, one.outcome, short(one.job_id), one.reason]
             for one in run.submissions
         ]
         columns = ["submission", "pilots", "queue", "job definition", "outcome", "Batch job", "reason"]
@@ -139,7 +147,7 @@ def _show_view(told: RunView) -> RenderableType:
     if told.pilots:
         rows = [
             [
-                pilot.pilot_id,
+                short(pilot.pilot_id),
                 pilot.leaving or "works",
                 pilot.exit_code,
                 pilot.items_done,
@@ -147,7 +155,7 @@ def _show_view(told: RunView) -> RenderableType:
                 pilot.nests_done,
                 span((pilot.ended or time.time()) - pilot.started),
                 pilot.host,
-                pilot.batch_job,
+                short(pilot.batch_job),
             ]
             for pilot in sorted(told.pilots, key=lambda pilot: pilot.started)
         ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyanamo.commands.items import quoted
 from pyanamo.context import Context, command
-from pyanamo.render import Told, fields, span, table, when
+from pyanamo.render import Told, fields, short, span, table, when
 from pyanamo_core.model import Counts, PilotRecord, Run, State
 
 if TYPE_CHECKING:
@@ -147,12 +147,12 @@ def _view(told: Status) -> RenderableType:
 
 
 def _run_row(run: Run) -> list[str]:
-    return [run.run_id, str(run.mode), when(run.started), span(time.time() - run.started)]
+    return [short(run.run_id), str(run.mode), when(run.started), span(time.time() - run.started)]
 
 
 def _pilot_row(pilot: PilotRecord) -> list[Any]:
     return [
-        pilot.pilot_id,
+        short(pilot.pilot_id),
         pilot.holding,
         pilot.items_done,
         pilot.nests_done,
