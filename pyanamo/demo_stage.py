@@ -270,7 +270,8 @@ def _end_all(processes: list[Any], grace_seconds: float, first: list[Any] | None
 
 
 def _die_with_parent() -> None:
-    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    # KILL: a command that is asked politely would first talk at length to servers that are gone as well.
+    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @contextlib.contextmanager
