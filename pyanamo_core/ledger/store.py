@@ -150,6 +150,8 @@ class Store:
         try:
             client.transact_write_items(TransactItems=actions, ClientRequestToken=uuid.uuid4().hex)
         except Exception as error:
+            if not is_aws_error(error):
+                raise
             if code_of(error) == "TransactionCanceledException":
                 response = cast("dict[str, Any]", getattr(error, "response", {}))
                 reasons = cast("list[dict[str, Any]]", response.get("CancellationReasons", []))
@@ -170,13 +172,13 @@ class Store:
         try:
             return Won(method(TableName=self.table, **parameters).get("Attributes", {}))
         except Exception as error:
+            if not is_aws_error(error):
+                raise
             if code_of(error) == REFUSED:
                 return Lost(cast("Any", error).response.get("Item"))
             raise self._failure(error, operation) from error
 
     def _failure(self, error: Exception, operation: str) -> Exception:
-        if not is_aws_error(error):
-            return error
         code = code_of(error)
         if unanswered(error) or code in _TRANSIENT or _status(error) >= 500:
             return NoAnswer(explain(error, "dynamodb", operation))
