@@ -29,6 +29,7 @@ from pyanamo_core.errors import (
     RunConflict,
     RunMissing,
     SheetConflict,
+    WorkflowMissing,
 )
 from pyanamo_core.fleet.batch import Batch
 from pyanamo_core.fleet.explain import Finding, findings, look
@@ -39,6 +40,7 @@ from pyanamo_core.fleet.submit import Patience
 from pyanamo_core.fleet.watch import Watch
 from pyanamo_core.model import Limits, Mode, Run, State
 from pyanamo_core.protocols import Clock, Ledger
+from pyanamo_core.revision import check_revision
 from pyanamo_core.scripts import publish_scripts
 from pyanamo_core.workflow import Workflow
 
@@ -113,6 +115,7 @@ def provision(
     deletion_protection: bool = True,
     pitr: bool = True,
     tags: Mapping[str, str] | None = None,
+    new_revision: bool = False,
 ) -> Provisioned:
     """Check queue, job definition and buckets; then make the table where it is missing, and store the workflow in it.
 
@@ -120,9 +123,11 @@ def provision(
 
     Args:
         deletion_protection, pitr, tags: of a table that is made now.
+        new_revision: store another revision although nests of an older one are done (see `pyanamo_core.revision`).
 
     Raises:
         QueueMissing, QueueClosed, DefinitionMissing, BucketMissing: nothing was made.
+        RevisionChanged: nests are done with other parameters, scripts or references; nothing was stored.
         ForeignTable, SchemaNewer: the table is not ours to use.
     """
     from pyanamo_core.ledger import Ledger as DynamoLedger
@@ -137,8 +142,17 @@ def provision(
     created = create_table(
         clients, workflow.table_name, deletion_protection=deletion_protection, pitr=pitr, tags=tags, wait=True
     )
-    version = DynamoLedger(clients, workflow.table_name, rules=workflow.rules).add_workflow(workflow)
-    return Provisioned(workflow.table_name, created, version)
+    ledger = DynamoLedger(clients, workflow.table_name, rules=workflow.rules)
+    if not (created or new_revision) and _newest_revision(ledger) not in (None, workflow.revision):
+        check_revision(ledger, workflow.revision)
+    return Provisioned(workflow.table_name, created, ledger.add_workflow(workflow))
+
+
+def _newest_revision(ledger: Ledger) -> str | None:
+    try:
+        return ledger.workflow()[1].revision
+    except WorkflowMissing:
+        return None
 
 
 def _check_bucket(clients: Clients, uri: str) -> None:

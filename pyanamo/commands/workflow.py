@@ -11,12 +11,14 @@ import typer
 
 from pyanamo.context import Context, command
 from pyanamo.render import Told, fields, table
-from pyanamo_core.errors import BadInput, PyAnamoError, Refused, WorkflowMissing
+from pyanamo_core.errors import BadInput, NotFound, PyAnamoError, Refused, WorkflowMissing
 from pyanamo_core.settings import WORKFLOW_FILE
 from pyanamo_core.workflow import Workflow
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from pyanamo_core.revision import Affected
 
 
 class TagInvalid(BadInput):
@@ -24,7 +26,7 @@ class TagInvalid(BadInput):
 
 
 class RunsLive(Refused):
-    """Table {table} has live runs ({runs}); nothing was deleted. Cancel them first: pyanamo runs cancel RUN"""
+    """Table {table} has live runs ({runs}); nothing was {what}. Cancel them first: pyanamo runs cancel RUN"""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Listed:
     failed: int
 
 
-@command(example=("pyanamo workflow create workflow.yaml", "pyanamo workflow create workflow.yaml --table Trial"))
+@command(example=("pyanamo workflow create workflow.yaml", "pyanamo workflow create workflow.yaml --new-revision"))
 def create(
     context: Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The workflow file.")] = Path(WORKFLOW_FILE),
@@ -74,16 +76,33 @@ def create(
     tag: Annotated[
         list[str] | None, typer.Option("--tag", metavar="NAME=VALUE", help="A tag of a table that is made now.")
     ] = None,
+    new_revision: Annotated[
+        bool,
+        typer.Option(
+            "--new-revision", help="Do nests again that were done with other parameters, scripts or references."
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="With --new-revision: do not ask.")] = False,
 ) -> Told:
     """Make the workflow's table, and store the workflow file in it as a version that never changes."""
     from pyanamo_core import driver
+    from pyanamo_core.ledger import Ledger
     from pyanamo_core.workflow_file import read_workflow
 
     workflow = read_workflow(file)
     if context.table:
         workflow = workflow.model_copy(update={"table": context.table})
     tags = tags_of(tag or ())
-    done = driver.provision(context.clients, workflow, deletion_protection=protect, pitr=pitr, tags=tags)
+    again = _to_do_again(context, workflow, yes=yes) if new_revision else []
+    done = driver.provision(
+        context.clients, workflow, deletion_protection=protect, pitr=pitr, tags=tags, new_revision=new_revision
+    )
+    if again:
+        from pyanamo_core.revision import do_again
+
+        context.say(
+            f"{do_again(Ledger(context.clients, done.table, rules=workflow.rules), again):,} items are to do again"
+        )
     told = Created(done.table, done.created, workflow.name, done.version, workflow.revision)
     return Told(
         told,
@@ -95,6 +114,31 @@ def create(
         next="pyanamo sheet import sheet.txt"
         + (f" --table {done.table}" if done.table != context.settings.table else ""),
     )
+
+
+def _to_do_again(context: Context, workflow: Workflow, *, yes: bool) -> list[Affected]:
+    """Items with done nests of another revision than the file's, after their count was shown and confirmed.
+
+    Raises:
+        RunsLive: pilots work on the table.
+        NotConfirmed: nothing was changed.
+    """
+    from pyanamo_core.ledger import open_ledger
+    from pyanamo_core.revision import affected
+
+    try:
+        ledger, _, _ = open_ledger(context.clients, workflow.table_name)
+    except NotFound:
+        return []
+    if live := ledger.live_runs():
+        raise RunsLive(table=workflow.table_name, what="changed", runs=", ".join(run.run_id for run in live))
+    found = list(affected(ledger, workflow.revision))
+    if found:
+        nests = sum(len(one.nests) for one in found)
+        context.confirm(
+            f"Do {nests:,} done nests of {len(found):,} items again, as they are of another revision", yes=yes
+        )
+    return found
 
 
 def tags_of(told: Sequence[str]) -> dict[str, str]:
@@ -213,7 +257,7 @@ def delete(
     else:
         live = opened.ledger.live_runs()
         if live and not force:
-            raise RunsLive(table=name, runs=", ".join(run.run_id for run in live))
+            raise RunsLive(table=name, what="deleted", runs=", ".join(run.run_id for run in live))
         items = opened.ledger.counts().total
         whole = f"Delete table {name} with {items:,} items and the records of their results"
     context.confirm(whole, yes=yes)

@@ -195,6 +195,26 @@ def test_a_workflow_is_listed_shown_and_deleted(prepared: User, unique_name: str
     assert "does not exist" in prepared.types("status", exit_code=4).stderr
 
 
+def test_other_parameters_are_refused_where_nests_are_done_unless_these_are_done_again(prepared: User) -> None:
+    # Given a table whose items are done, and a workflow file with another parameter
+    prepared.types("run")
+    file = prepared.folder / "workflow.yaml"
+    file.write_text(file.read_text().replace("STEP: 1", "STEP: 2"))
+    # When it is created, also as a part of a run, then it is refused and the old version stays
+    assert "--new-revision" in prepared.types("workflow", "create", exit_code=5).stderr
+    prepared.types("run", "workflow.yaml", exit_code=5)
+    assert prepared.types("workflow", "show", "-q").stdout == "1\n"
+    # When that is asked for, it shows how much is done again, and does nothing unconfirmed
+    asked = prepared.types("workflow", "create", "--new-revision", exit_code=5).stderr
+    assert "Do 6 done nests of 3 items again" in asked
+    assert prepared.reads("status")["counts"]["done"] == 3
+    assert "version 2" in prepared.types("workflow", "create", "--new-revision", "--yes").stdout
+    # Then they are to do, and run with the new parameter
+    assert prepared.reads("status")["counts"]["todo"] == 3
+    prepared.types("run")
+    assert prepared.types("logs", "small", "5").stdout == "1\n3\n5\nPyAnamo:\tsum\t9\n"
+
+
 def test_an_import_with_conflicts_is_exit_code_5_and_tells_them(prepared: User) -> None:
     # Given an imported sheet, when one with another script for an item is imported
     (prepared.folder / "other.txt").write_text("itemID|TaskID|TaskScript|TaskArgs\nsmall|count|seq|3,5,8\n")
