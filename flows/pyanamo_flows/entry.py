@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 PILOT_SETTINGS: Mapping[str, str] = {
-    # One try: an API that does not answer must not cost a container's time.
-    "PREFECT_CLIENT_MAX_RETRIES": "0",
+    # Few tries (a busy SQLite answers 503 now and then): an API that is gone must not cost a container's time.
+    "PREFECT_CLIENT_MAX_RETRIES": "2",
     "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_LOGGING_LEVEL": "WARNING",

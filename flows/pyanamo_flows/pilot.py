@@ -33,9 +33,13 @@ if TYPE_CHECKING:
 REGISTRATION_SECONDS = 5.0
 LOCAL_REGISTRATION_SECONDS = 20.0
 """Where Prefect runs on this very machine it shares its processors with the pilots, and a pilot's seconds cost nothing."""
+RETRY_SECONDS = 0.5
 DRAIN_SECONDS = 4.0
 END_SECONDS = 6.0
 """From the end of the pilot's work to the end of everything about Prefect. Past it the process ends itself."""
+HANDED_BACK_SECONDS = 4.0
+"""The same for a pilot that was told to end and hands back: Batch gives it 30 s in all."""
+HANDED_BACK = 75
 
 log = logging.getLogger("pyanamo.prefect")
 
@@ -165,7 +169,7 @@ def _pilot_flow(pilot: ObservedPilot, run: Run, outcome: _Outcome) -> Flow[..., 
             raise
         finally:
             executor.close(1.0)
-            outcome.end_in(END_SECONDS)
+            outcome.end_in(HANDED_BACK_SECONDS if outcome.code == HANDED_BACK else END_SECONDS)
         told = f"{pilot.record.leaving or 'left'}; {executor.detail.summary()}"
         if outcome.code == 0:
             return Completed(message=told)
@@ -174,9 +178,6 @@ def _pilot_flow(pilot: ObservedPilot, run: Run, outcome: _Outcome) -> Flow[..., 
         return Failed(message=f"exit code {outcome.code}: {told}")
 
     return body
-
-
-HANDED_BACK = 75
 
 
 def _register(flow: Flow[..., Any], pilot: ObservedPilot, run: Run) -> FlowRun:
@@ -191,12 +192,14 @@ def _register(flow: Flow[..., Any], pilot: ObservedPilot, run: Run) -> FlowRun:
     late = threading.Event()
 
     def ask() -> None:
-        try:
-            answer.append(_create(flow, pilot, run))
-        except Exception as error:  # noqa: BLE001 - told to the caller
-            fault.append(error)
+        while not (answer or fault):
+            try:
+                answer.append(_create(flow, pilot, run))
+            except Exception as error:  # noqa: BLE001 - told to the caller
+                if late.wait(RETRY_SECONDS) or not _passes(error):
+                    fault.append(error)
         if late.is_set() and answer:
-            _close_late(answer[0].id)
+            _close_unused(answer[0].id)
 
     budget = LOCAL_REGISTRATION_SECONDS if entry.is_loopback(run.prefect_api_url) else REGISTRATION_SECONDS
     thread = threading.Thread(target=ask, name="prefect-registration", daemon=True)
@@ -214,6 +217,15 @@ def _register(flow: Flow[..., Any], pilot: ObservedPilot, run: Run) -> FlowRun:
         raise TimeoutError(f"{run.prefect_api_url} did not register it within {budget:.0f} s")
     log.info("Prefect: registered as %s in %.1f s", answer[0].id, time.monotonic() - started)
     return answer[0]
+
+
+def _passes(error: Exception) -> bool:
+    """Is this a fault that passes? A database that is locked, a server that is slow; not one that is not there."""
+    import httpx
+
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code == 429 or error.response.status_code >= 500
+    return isinstance(error, httpx.TimeoutException)
 
 
 @contextmanager
@@ -275,13 +287,14 @@ def _placeholder() -> None:
     """Stands for the pilot in the root flow run; Prefect gives it the pilot's state."""
 
 
-def _close_late(flow_run_id: UUID) -> None:
+def _close_unused(flow_run_id: UUID) -> None:
+    """End a flow run that no work will be shown in."""
     from prefect.client.orchestration import get_client
     from prefect.states import Cancelled
 
     try:
         with get_client(sync_client=True) as client:
-            told = "Registration took too long: this pilot works unobserved"
+            told = "Prefect took too long: this pilot works unobserved"
             client.set_flow_run_state(flow_run_id, Cancelled(message=told), force=True)
     except Exception as error:  # noqa: BLE001 - best effort, in a thread of its own
         log.info("Prefect: %s could not be closed: %s", flow_run_id, _told(error))
@@ -298,6 +311,7 @@ def _observed(flow: Flow[..., Any], flow_run: FlowRun, pilot: ObservedPilot, out
             log.warning("Prefect: %s; the ledger has everything", _told(error))
     if not outcome.begun:
         log.warning("Prefect: the flow run did not begin; this pilot works unobserved")
+        threading.Thread(target=_close_unused, args=(flow_run.id,), name="prefect-close", daemon=True).start()
         return pilot.work()
     drain(DRAIN_SECONDS)
     outcome.returned.set()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import executor_suite
 import pytest
 from flows_support import Api, eventually
 from pyanamo_flows.server import PrefectServer, free_port
@@ -98,6 +99,26 @@ def test_pilots_are_children_of_the_runs_root_flow_run_and_nests_their_task_runs
         assert states == {f"S{index} v{n}": "FAILED" if n == 2 else "COMPLETED" for n in range(6)}
         assert "claimed" in api.logs(what["flow_run_id"])
         assert what["rss"] < 250
+
+
+@pytest.fixture(scope="module")
+def suite(server: PrefectServer, api: Api) -> dict[str, str]:
+    """The executors' suite, run in the body of a real flow run with four slots."""
+    plan = {"api_url": server.api_url, "flow_run_id": api.root(), "suite": True, "slots": 4, "detail": "nest"}
+    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    command = [sys.executable, str(SUPPORT), json.dumps(plan)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.strip().splitlines()[-1])
+    assert told["flow_run_id"], done.stderr
+    # Not a flow run in which everything ran beside Prefect.
+    assert eventually(lambda: api.task_runs(told["flow_run_id"]))
+    return told["suite"]
+
+
+@pytest.mark.parametrize("name", executor_suite.__all__)
+def test_prefects_executor_keeps_the_executors_contract(suite, name):
+    assert suite[name] == ""
 
 
 def test_detail_item_shows_one_task_run_per_item_and_none_shows_none(server, api, start):
