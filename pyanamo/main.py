@@ -162,10 +162,10 @@ def epilog(examples: tuple[str, ...]) -> str:
     """The examples at the end of a help text."""
     if not examples:
         return ""
-    from rich.markup import escape
-
     head = "[bold]Example:[/bold]" if len(examples) == 1 else "[bold]Examples:[/bold]"
-    return "\n".join([head, *(f"  {escape(line)}" for line in examples)])
+    # As rich.markup.escape does it; rich itself is loaded for help only.
+    escaped = [line.replace("[", "\\[") for line in examples]
+    return "\n".join([head, *(f"  {line}" for line in escaped)])
 
 
 app = build()
