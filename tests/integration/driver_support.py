@@ -19,8 +19,8 @@ from pyanamo_core.workflow import Buckets, Timing, Workflow
 PILOT = (str(Path(sys.executable).with_name("pyanamo")), "pilot")
 HEADER = "itemID|TaskID|TaskScript|TaskArgs\n"
 QUICK = Timing(
-    lease_seconds=8,
-    beat_seconds=2,
+    lease_seconds=6,
+    beat_seconds=1.5,
     sweep_seconds=0.5,
     poll_seconds=0.5,
     start_jitter_seconds=0,
