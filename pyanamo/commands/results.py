@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pyanamo_core.report import Result
 
 FIGURES = ("variants", "snv", "indel", "titv", "tstv", "mean_depth", "callable_fraction")
+SHORT = {"mean_depth": "depth", "callable_fraction": "callable"}
 SUFFIXES = {".tsv": "tsv", ".txt": "tsv", ".csv": "csv", ".json": "json", ".html": "html", ".htm": "html"}
 CHUNK_BYTES = 2**20
 
@@ -231,8 +232,8 @@ def _view(rows: list[Result], more: bool, limit: int) -> Any:
 
     figures = [tabular(one.figures) for one in rows]
     names = [name for name in FIGURES if any(name in one for one in figures)]
-    tags = not names and any(one.tags for one in rows)
-    lines = [
+    columns = ["item", "nest", "value", "status", "took", *(SHORT.get(name, name) for name in names)]
+    lines: list[list[Any]] = [
         [
             one.item_id,
             one.nest,
@@ -240,15 +241,21 @@ def _view(rows: list[Result], more: bool, limit: int) -> Any:
             one.status or "open",
             span(one.seconds),
             *(told.get(name, "") for name in names),
-            *(["; ".join(one.tags).replace("\t", " ")] if tags else []),
-            one.outputs[0].uri.rsplit("/", 1)[-1] if one.outputs else one.message,
         ]
         for one, told in zip(rows, figures, strict=True)
     ]
-    columns = ["item", "nest", "value", "status", "took", *names, *(["tags"] if tags else []), "output"]
-    if not any(line[-1] for line in lines):
-        columns, lines = columns[:-1], [line[:-1] for line in lines]
-    parts: list[Any] = [table(columns, lines, right=["nest", "took", *names]) if lines else "no nests"]
+    # What a script says in tag lines, or the names of its files, where there are no figures to tell it better.
+    extra: dict[str, list[str]] = {}
+    if not names:
+        extra["tags"] = ["; ".join(one.tags).replace("\t", " ") for one in rows]
+        extra["output"] = [one.outputs[0].uri.rsplit("/", 1)[-1] if one.outputs else "" for one in rows]
+    extra["why"] = [one.message if one.status != "done" else "" for one in rows]
+    for name, cells in extra.items():
+        if any(cells):
+            columns.append(name)
+            lines = [[*line, cell] for line, cell in zip(lines, cells, strict=True)]
+    right = ["nest", "took", *(SHORT.get(name, name) for name in names)]
+    parts: list[Any] = [table(columns, lines, right=right) if lines else "no nests"]
     if more:
         parts.append(f"… more than {limit}; all of them with: pyanamo results export results.tsv")
     return Group(*parts)
