@@ -68,6 +68,8 @@ def list_results(
     rows = (one for one in _results(context, items, state) if status is None or one.status == status)
     shown = list(islice(rows, limit + 1))
     more, shown = len(shown) > limit, shown[:limit]
+    if not items:
+        shown.sort(key=lambda one: (one.item_id, one.nest))
     return Told(
         [record(one) for one in shown],
         view=lambda _: _view(shown, more, limit),

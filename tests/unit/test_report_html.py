@@ -238,5 +238,11 @@ def test_rows_come_in_the_order_asked_for_whatever_finishes_first(ledger: Memory
     assert [one.item_id for one in results(ledger, order)][::2] == ["C", "A", "B", "A"]
 
 
+def test_the_page_lists_items_and_nests_by_name(ledger: MemoryLedger, clock: FakeClock):
+    data = collect(ledger, now=clock.now())
+    assert [one.item_id for one in data.items] == ["A", "B", "C"]
+    assert [(one.item_id, one.nest) for one in data.nests] == [(name, nest) for name in "ABC" for nest in (0, 1)]
+
+
 def test_only_items_of_a_state_are_read_when_asked(ledger: MemoryLedger):
     assert {one.item_id for one in results(ledger, ledger.items(State.FAILED))} == {"B"}
