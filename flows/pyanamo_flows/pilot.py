@@ -313,24 +313,10 @@ def _observed(flow: Flow[..., Any], flow_run: FlowRun, pilot: ObservedPilot, out
         log.warning("Prefect: the flow run did not begin; this pilot works unobserved")
         threading.Thread(target=_close_unused, args=(flow_run.id,), name="prefect-close", daemon=True).start()
         return pilot.work()
+    from pyanamo_flows.publish import drain
+
     drain(DRAIN_SECONDS)
     outcome.returned.set()
     if outcome.error is not None:
         raise outcome.error
     return outcome.exit_code
-
-
-def drain(budget_seconds: float) -> None:
-    """Send the events and log lines that are still queued, within a budget for both together."""
-    from prefect.events.worker import EventsWorker
-    from prefect.logging.handlers import APILogWorker
-
-    workers = [
-        threading.Thread(target=kind.drain_all, kwargs={"timeout": budget_seconds}, daemon=True)
-        for kind in (EventsWorker, APILogWorker)
-    ]
-    give_up = time.monotonic() + budget_seconds
-    for each in workers:
-        each.start()
-    for each in workers:
-        each.join(max(0.0, give_up - time.monotonic()))

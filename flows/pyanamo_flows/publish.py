@@ -7,10 +7,12 @@ belong to the `watch` flow run, have stable keys per table and are renewed at mo
 from __future__ import annotations
 
 import logging
+import queue
 import re
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from uuid import UUID
 
@@ -233,6 +235,44 @@ def put_artifact(
             ArtifactCreate(type=kind, key=name, data=held, description=description, flow_run_id=flow_run_id)
         )
         made[name] = answer.id
+
+
+def drain(budget_seconds: float) -> bool:
+    """Send the events and log lines that are still queued, within a budget for both; what is left is dropped.
+
+    Prefect's own exit would try for about 7 seconds per event with a server that is gone. True if all was sent.
+    """
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    # One dictionary holds the services of both kinds.
+    services = list(EventsWorker._instances.values())
+    threads = [
+        threading.Thread(target=kind.drain_all, kwargs={"timeout": budget_seconds}, daemon=True)
+        for kind in (EventsWorker, APILogWorker)
+    ]
+    give_up = time.monotonic() + budget_seconds
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(max(0.0, give_up - time.monotonic()))
+    dropped = sum(_drop(service) for service in services)
+    if dropped:
+        log.warning("Prefect: %s events and log lines were not sent; the ledger has everything", dropped)
+    return not dropped
+
+
+def _drop(service: Any) -> int:
+    """Empty a stopped service's queue but for the mark that ends it; how many entries that were."""
+    waiting: queue.Queue[Any] = service._queue
+    taken: list[Any] = []
+    with suppress(queue.Empty):
+        while True:
+            taken.append(waiting.get_nowait())
+    dropped = [each for each in taken if each is not None]
+    if len(dropped) < len(taken):
+        waiting.put_nowait(None)
+    return len(dropped)
 
 
 def summary(run: Run, counts: Counts, table: str, failed: list[Item], more: int, links: dict[str, str]) -> str:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run as own
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from pydantic import Field
 
 from pyanamo_core import driver
@@ -32,9 +33,11 @@ from pyanamo_flows.hooks import on_cancellation
 from pyanamo_flows.import_sheet import import_sheet
 from pyanamo_flows.parameters import Aws, local_file, workflow_from
 from pyanamo_flows.provision import provision
+from pyanamo_flows.publish import drain
 from pyanamo_flows.report import report
 from pyanamo_flows.watch import progress_listener, state_of, watch
 
+DRAIN_SECONDS = 5.0
 log = logging.getLogger("pyanamo.prefect")
 Detail = Literal["auto", "nest", "item", "none"]
 
@@ -126,13 +129,12 @@ def _run(
         )
     trace.run_id = begun.run_id
     log.info("Run %s of table %s: up to %s pilots", begun.run_id, table, begun.limits.max_pilots)
+    seen = True
     if begun.ended is None:
         fan_out(table=table, run_id=begun.run_id, aws=aws)
-        _watch(ledger, begun.run_id, table, aws)
-    try:
-        report(table=table, run_id=begun.run_id, aws=aws)
-    except Exception as error:  # noqa: BLE001 - a picture of the run, not the run
-        log.warning("No report: %s: %s", type(error).__name__, error)
+        seen = _watch(ledger, begun.run_id, table, aws)
+    if seen:
+        _report(table, begun.run_id, aws)
     return state_of(outcome_of(ledger, begun.run_id))
 
 
@@ -152,14 +154,27 @@ def outcome_of(ledger: Ledger, run_id: str) -> driver.Outcome:
     return driver.Outcome(row, ledger.counts(), row.outcome, row.reason)
 
 
-def _watch(ledger: Ledger, run_id: str, table: str, aws: Aws) -> None:
-    """Watch; what Prefect makes of that flow run does not matter once the ledger says that the run has ended."""
+def _watch(ledger: Ledger, run_id: str, table: str, aws: Aws) -> bool:
+    """Watch. Once the ledger says that the run has ended, what Prefect makes of that flow run does not matter.
+
+    Returns:
+        Is Prefect still there?
+    """
     try:
         watch(table=table, run_id=run_id, aws=aws, return_state=True)
     except Exception as error:
         if ledger.run(run_id).ended is None:
             raise
         get_run_logger().warning("Prefect could not end the flow run `watch`: %s", error)
+        return False
+    return True
+
+
+def _report(table: str, run_id: str, aws: Aws) -> None:
+    try:
+        report(table=table, run_id=run_id, aws=aws)
+    except Exception as error:  # noqa: BLE001 - a picture of the run, not the run
+        get_run_logger().warning("No report: %s: %s", type(error).__name__, error)
 
 
 def start(
@@ -198,25 +213,28 @@ def start(
     held, listening = _trace.set(trace), progress_listener.set(on_progress)
     gone: BaseException | None = None
     try:
-        run(
-            table=table,
-            workflow=workflow,
-            sheet=sheet,
-            update=update,
-            delimiter=delimiter,
-            nested_delimiter=nested_delimiter,
-            pilots=pilots,
-            max_failures=max_failures,
-            prefect_detail=prefect_detail,
-            run_id=run_id,
-            aws=aws,
-            return_state=True,
-        )
+        # A person waits for this process: where Prefect is gone, each of its calls is tried for 6 s, not 60.
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 2}):
+            run(
+                table=table,
+                workflow=workflow,
+                sheet=sheet,
+                update=update,
+                delimiter=delimiter,
+                nested_delimiter=nested_delimiter,
+                pilots=pilots,
+                max_failures=max_failures,
+                prefect_detail=prefect_detail,
+                run_id=run_id,
+                aws=aws,
+                return_state=True,
+            )
     except Exception as error:  # noqa: BLE001 - Prefect's; ours stand in the trace
         gone = error
     finally:
         progress_listener.reset(listening)
         _trace.reset(held)
+        drain(DRAIN_SECONDS)
     if isinstance(trace.error, PyAnamoError):
         raise trace.error
     if gone is not None:

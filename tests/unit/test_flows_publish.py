@@ -86,3 +86,15 @@ def test_the_summary_names_failed_items_with_cause_and_what_to_do_next():
     assert "and 4 more" in text
     assert "pyanamo items retry" in text
     assert "s3://b/p" in text
+
+
+def test_what_a_stopped_service_cannot_send_is_dropped_but_for_the_mark_that_ends_it():
+    import queue
+
+    waiting = queue.Queue()
+    for each in ("event", "event", None):
+        waiting.put(each)
+    assert publish._drop(SimpleNamespace(_queue=waiting)) == 2
+    assert waiting.get_nowait() is None
+    assert publish._drop(SimpleNamespace(_queue=waiting)) == 0
+    assert waiting.empty()
