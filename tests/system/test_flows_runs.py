@@ -233,6 +233,25 @@ def test_cancelling_before_the_submit_leaves_no_pilot(server, api, environment, 
     assert ledger.counts().todo == 4
 
 
+def test_recover_gives_a_run_that_nobody_watches_a_watch_that_ends_it(server, api, environment, place, worker):
+    # Given a run whose pilots have been submitted, and nobody who watches it
+    ledger = place.fill(items=3)
+    version, workflow = ledger.workflow()
+    run = driver.begin(ledger, version, workflow)
+    driver.fan_out(place.clients, ledger, run, workflow, watcher=driver.watcher_name())
+    deploy(environment, place)
+    worker()
+    # When `recover` comes by, as its schedule would have it
+    recover = begin(api, place, "recover")
+    eventually(lambda: state(api, recover), lambda seen: seen == "COMPLETED")
+    # Then a run of the deployment `watch` ends it
+    row = eventually(lambda: ledger.run(run.run_id), lambda row: row.ended is not None)
+    assert (row.outcome, ledger.counts().done) == ("completed", 3)
+    watch = api.get(f"/deployments/name/watch/{place.name}")["id"]
+    (flow_run,) = api.flow_runs(deployment_id={"any_": [watch]})
+    assert flow_run["parameters"]["run_id"] == run.run_id
+
+
 def test_a_server_killed_in_mid_run_changes_nothing_but_the_picture(local_cloud, place, spawn, tmp_path):
     # Given a run under a Prefect server of its own, with pilots at work
     with PrefectServer(tmp_path / "prefect") as server:
