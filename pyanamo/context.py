@@ -212,15 +212,19 @@ def global_parameters() -> list[inspect.Parameter]:
     ]
 
 
-def takes_globals(callback: Callable[[], None]) -> Callable[..., None]:
-    """Let the callback of a group of commands accept the global options; the command's own win over them."""
+def takes_globals(callback: Callable[[], None], *more: inspect.Parameter) -> Callable[..., None]:
+    """Let the callback of a group of commands accept the global options; the command's own win over them.
+
+    Args:
+        more: further options, which act by a callback of their own (`--version`).
+    """
 
     def run(**_given: Any) -> None:
         callback()
 
     run.__doc__ = callback.__doc__
-    run.__signature__ = inspect.Signature(global_parameters())  # type: ignore[attr-defined]
-    run.__annotations__ = dict(GLOBALS)
+    run.__signature__ = inspect.Signature([*more, *global_parameters()])  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in more} | GLOBALS
     return run
 
 

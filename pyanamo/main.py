@@ -6,9 +6,10 @@ commands are imported at every start: they import boto3, moto, prefect and pysam
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -103,6 +104,25 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
 """Panel of the help → name of the command (`group command`) → function."""
 
 
+def tell_version(asked: bool) -> None:
+    """Print the version, and do nothing else."""
+    if asked:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"pyanamo {version('pyanamo')}\n")
+        raise typer.Exit
+
+
+VERSION = inspect.Parameter(
+    "version",
+    inspect.Parameter.KEYWORD_ONLY,
+    annotation=Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=tell_version, help="Print the version.")
+    ],
+    default=False,
+)
+
+
 class InOrder(TyperGroup):
     """Lists commands and groups in the order of COMMANDS; by itself typer puts groups last."""
 
@@ -127,7 +147,7 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["--help", "-h"]},
         epilog=epilog(("pyanamo init my-first", "pyanamo local up")),
     )
-    made.callback()(takes_globals(root))
+    made.callback()(takes_globals(root, VERSION))
     groups: dict[str, typer.Typer] = {}
     for panel, commands in COMMANDS.items():
         for path, function in commands.items():

@@ -181,6 +181,7 @@ def cancel(context: Context, run: RUN = None, reason: REASON = "", yes: YES = Fa
     found = find_run(context.ledger, context.table_name, run)
     if found.ended is None:
         context.confirm(f"Cancel run {found.run_id}, which has begun at {when(found.started)}", yes=yes)
+        context.say(f"waiting until its pilots have handed back (at most {driver.CANCEL_WAIT_SECONDS:.0f}s)")
     return _after(driver.cancel(context.clients, context.ledger, found.run_id, reason))
 
 

@@ -117,3 +117,10 @@ def test_an_unknown_command_or_option_is_a_usage_error(runner: CliRunner) -> Non
     assert runner.invoke(app, ["frobnicate"]).exit_code == 2
     assert runner.invoke(app, ["status", "--frobnicate"]).exit_code == 2
     assert runner.invoke(app, ["items", "list", "--state", "happy"]).exit_code == 2
+
+
+def test_the_version_is_told(runner: CliRunner) -> None:
+    # Given a user who reports a fault, when the version is asked for, then it is that of the distribution
+    from importlib.metadata import version
+
+    assert runner.invoke(app, ["--version"]).stdout == f"pyanamo {version('pyanamo')}\n"
