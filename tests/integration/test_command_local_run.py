@@ -19,6 +19,12 @@ from pyanamo.main import app
 if TYPE_CHECKING:
     from pyanamo_core.local import LocalCloud
 
+# Where the tests run in the background of a shell, Ctrl-C is ignored, and children inherit that.
+INTERRUPTIBLE = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("pyanamo", run_name="__main__", alter_sys=True)
+"""
 SLOW = "itemID|TaskID|TaskScript|TaskArgs\nslow|sleep|sleep|30,31\n"
 
 
@@ -45,7 +51,7 @@ class User:
     def starts(self, *words: str) -> subprocess.Popen[str]:
         """A process of its own: for what is interrupted, and for what ends its process."""
         return subprocess.Popen(
-            [sys.executable, "-m", "pyanamo", *words],
+            [sys.executable, "-c", INTERRUPTIBLE, *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -164,7 +170,7 @@ def test_ctrl_c_ends_the_watching_and_not_the_run(prepared: User) -> None:
 def test_a_live_run_is_shown_drained_and_watched_to_its_end(prepared: User, slow_run: str) -> None:
     # Given a detached run whose pilot works on a slow item
     wait_for(prepared, "slow", "locked")
-    assert slow_run in prepared.types("status").stdout
+    assert slow_run[:8] in prepared.types("status").stdout
     # Then what it holds cannot be reset, cancelling the item waits for its pilot, and recover finds nobody gone
     assert "is locked" in prepared.types("items", "reset", "slow", "--yes", exit_code=5).stderr
     assert "items taken back: 0" in prepared.types("recover").stdout
