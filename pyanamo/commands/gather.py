@@ -52,7 +52,7 @@ def gather(
 
     ledger, clients = context.ledger, context.clients
     where = to or results_place(context.workflow, context.table_name, "gvcf")
-    chosen = [ledger.item(one) for one in items] if items else list(ledger.items())
+    chosen = [ledger.item(one) for one in items] if items else sorted(ledger.items(), key=lambda one: one.item_id)
     refuse_same_sample(ledger, chosen, clients)
     inputs = Inputs(clients=clients)
     # Every item is asked for before the first is gathered: a cohort with a hole costs nothing.
