@@ -179,7 +179,6 @@ class Ledger(Protocol):
         """Pilots (of a run) whose last beat is not older, oldest start first."""
         ...
 
-
     # ------------------------------------------------------------------ runs
     def begin_run(self, run: Run) -> Run:
         """Store a new run. Raises RunConflict if the id exists with other content, or another live run pins another revision."""
