@@ -157,8 +157,11 @@ class Clients:
     ) -> Clients:
         """Clients with these keys, whatever the environment says (the local cloud's, which takes any)."""
         import boto3
+        import botocore.session
 
-        session = boto3.Session(aws_access_key_id=access_key, aws_secret_access_key=secret_key, region_name=region)
+        # No profile: one that AWS_PROFILE names, but that no longer exists, would be an error at the first client.
+        plain = botocore.session.Session({"profile": (None, None, None, None)})
+        session = boto3.Session(access_key, secret_key, region_name=region, botocore_session=plain)
         return cls(session, endpoint_url, region, read_seconds=read_seconds)
 
     def _start_afresh(self) -> None:

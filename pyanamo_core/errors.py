@@ -1,7 +1,8 @@
 """Every error of PyAnamo. A class's docstring is its message: what happened, where, and what to do next.
 
 Exit codes of the command (docs/exit-codes.md): 1 unexpected, 2 usage, 3 bad input, 4 not found, 5 refused by the
-ledger or by a rule, 6 the surroundings (credentials, region, endpoint, extra, disk), 7 the run ended with failed items.
+ledger or by a rule, 6 the surroundings (credentials, region, endpoint, extra, disk), 7 the watched run did not
+end as completed.
 """
 
 from __future__ import annotations

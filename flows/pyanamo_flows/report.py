@@ -75,12 +75,13 @@ def put_html(clients: Clients, ledger: Ledger, run: Run, workflow: Workflow) -> 
         ExtraMissing: Jinja2 is not installed. PyAnamoError: the bucket refused it.
     """
     from pyanamo_core.report import write_report
+    from pyanamo_core.report.results import s3_fetch
 
     bucket, _, prefix = workflow.buckets.results.removeprefix("s3://").partition("/")
     key = "/".join(part for part in (prefix, workflow.table_name, "results", f"run-{run.run_id}.html") if part)
     with tempfile.TemporaryDirectory(prefix="pyanamo-") as folder:
         path = Path(folder) / "report.html"
-        write_report(ledger, path, run_id=run.run_id)
+        write_report(ledger, path, run_id=run.run_id, fetch=s3_fetch(clients))
         with explained("s3", "PutObject"):
             clients.client("s3").put_object(
                 Bucket=bucket, Key=key, Body=path.read_bytes(), ContentType="text/html; charset=utf-8"

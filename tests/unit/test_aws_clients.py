@@ -53,6 +53,14 @@ def test_tempers_differ_in_tries_and_time_outs(clients: Clients):
     assert data.meta.config.max_pool_connections == 64
 
 
+def test_clients_with_keys_of_their_own_need_no_profile(monkeypatch: pytest.MonkeyPatch):
+    # Given a shell whose AWS_PROFILE names a profile that is gone
+    monkeypatch.setenv("AWS_PROFILE", "gone")
+    # When clients are made with keys, then that profile is not asked for
+    made = Clients.with_keys("key", "secret", "http://127.0.0.1:9", "eu-central-1").client("s3")
+    assert made.meta.region_name == "eu-central-1"
+
+
 def test_an_anonymous_client_needs_no_credentials(monkeypatch: pytest.MonkeyPatch):
     # Given an environment without keys
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
