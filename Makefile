@@ -7,6 +7,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # The set-up is done again when the lock file or the packaging changes, and never otherwise: no network after the first time.
+# Most of the time tests wait for servers and processes; a file stays within one worker, so that its fixtures start once.
+PARALLEL ?= -n 4 --dist loadfile
 READY := $(VENV)/.ready-$(shell cat requirements.lock pyproject.toml | sha256sum | cut -c1-16)
 
 .PHONY: help setup jars demo test check system chaos bench lock clean format
@@ -37,7 +39,7 @@ demo: jars ## the main job for real: a simulated trio through Prefect, pilots an
 
 test: jars ## unit and integration tests
 	@$(BIN)/python -m pyanamo_core.local.dynamodb
-	@$(BIN)/pytest tests/unit tests/integration -m "not system and not chaos" $(PYTEST)
+	@$(BIN)/pytest tests/unit tests/integration -m "not system and not chaos" $(PARALLEL) $(PYTEST)
 
 check: $(READY) ## style, types, arrows between packages, lock file
 	@$(BIN)/ruff check .

@@ -297,7 +297,7 @@ def test_connections_are_kept_open(local_cloud: LocalCloud):
 def test_the_session_s_dynamodb_local_answers(dynamodb_clients: Clients, unique_name: str):
     dynamodb = dynamodb_clients.client("dynamodb")
     _make_table(dynamodb, unique_name)
-    assert unique_name in dynamodb.list_tables()["TableNames"]
+    assert dynamodb.describe_table(TableName=unique_name)["Table"]["TableStatus"] == "ACTIVE"
 
 
 def _make_table(dynamodb: Any, name: str) -> None:
