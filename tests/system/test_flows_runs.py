@@ -126,6 +126,7 @@ import json, sys
 from pyanamo_core.aws import Clients
 from pyanamo_flows.run import start
 outcome = start(Clients(), workflow={workflow!r}, sheet={sheet!r})
+print()
 print(json.dumps([outcome.outcome, outcome.counts.model_dump(), outcome.run.run_id, outcome.run.flow_run_id]))
 """
 
