@@ -119,7 +119,9 @@ def test_without_a_reader_the_row_says_where_the_results_are(ledger: MemoryLedge
     assert "s3://b/big.json.gz" in row.message
 
 
-@pytest.mark.parametrize("body", [gzip.compress(b'{"outputs": []}'), b"no gzip", gzip.compress(b"[1]")])
+@pytest.mark.parametrize(
+    "body", [gzip.compress(b'{"outputs": []}'), b"no gzip", gzip.compress(b"[1]")], ids=["other", "no gzip", "a list"]
+)
 def test_an_object_that_is_not_what_was_recorded_is_refused(ledger: MemoryLedger, body: bytes):
     wrong = (
         "0" * 64
