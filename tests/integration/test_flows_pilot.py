@@ -21,9 +21,8 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    with PrefectServer(tmp_path_factory.mktemp("prefect")) as running:
-        yield running
+def server(prefect_server: PrefectServer) -> PrefectServer:
+    return prefect_server
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -22,16 +23,18 @@ os.kill(os.getpid(), 9)
 """
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose database is made once."""
-    return tmp_path_factory.mktemp("prefect")
+@pytest.fixture
+def server(prefect_server: PrefectServer) -> PrefectServer:
+    return prefect_server
 
 
-@pytest.fixture(scope="module")
-def server(home: Path) -> Iterator[PrefectServer]:
-    with PrefectServer(home) as running:
-        yield running
+def with_its_database(server: PrefectServer, folder: Path) -> Path:
+    """A folder for another server that need not make its database anew."""
+    folder.mkdir()
+    source, copy = sqlite3.connect(server.folder / "prefect.db"), sqlite3.connect(folder / "prefect.db")
+    with contextlib.closing(source), contextlib.closing(copy):
+        source.backup(copy)
+    return folder
 
 
 def test_the_server_starts_on_this_machine_only_and_its_page_asks_the_right_address(server):
@@ -81,9 +84,9 @@ def test_deployments_are_set_up_in_any_folder_and_an_active_schedule_yields_sche
     assert eventually(lambda: api.flow_runs(**wanted))
 
 
-def test_a_server_ends_with_the_process_that_started_it_even_if_that_is_killed(tmp_path):
+def test_a_server_ends_with_the_process_that_started_it_even_if_that_is_killed(server, tmp_path):
     # Given a process that starts a server and is killed
-    command = [sys.executable, "-c", ORPHAN, str(tmp_path / "prefect")]
+    command = [sys.executable, "-c", ORPHAN, str(with_its_database(server, tmp_path / "prefect"))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == -9
     # Then the server is gone soon
