@@ -204,23 +204,24 @@ def test_what_needs_more_than_the_container_fails_and_says_so(tmp_path: Path) ->
 
 
 def test_a_wrong_set_up_hands_back_and_stops_the_run(world: World) -> None:
-    # Given a run of one pilot, and a script that says that the set-up is wrong
+    # Given a run of one pilot, and two items whose script says that the set-up is wrong
     world.begin_run(max_pilots=1)
-    world.shell("a", "echo no bucket; exit 78", "1")
-    world.add("b", "seq", "1")
+    for item_id in ("a", "b"):
+        world.shell(item_id, "echo no bucket; exit 78", "1")
 
     # When the pilot works
     code, pilot = world.work("r1")
 
     # Then nothing was used up, and the run stops with the reason
-    item = world.ledger.item("a")
+    items = [world.ledger.item(item_id) for item_id in ("a", "b")]
     assert code == 78
-    assert (item.state, item.tries, item.interruptions) == (State.TODO, 0, 0)
+    assert [(item.state, item.tries, item.interruptions) for item in items] == [(State.TODO, 0, 0)] * 2
     run = world.ledger.run("r1")
     assert run.mode is Mode.DRAIN
     assert "no bucket" in run.reason
     assert pilot.record.leaving.startswith("set_up")
-    assert world.ledger.item("b").state is State.TODO
+    # and after the first item no other was claimed
+    assert sorted(item.fence for item in items) == [0, 1]
 
 
 def test_siblings_of_a_wrong_set_up_are_ended_and_not_recorded(world: World) -> None:
