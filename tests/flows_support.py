@@ -134,18 +134,23 @@ class Api:
         self.url = url
         self._http = httpx.Client(base_url=url, timeout=30, trust_env=False)
 
+    def _ask(self, method: str, path: str, body: Any = None) -> Any:
+        give_up = time.monotonic() + 60
+        while True:
+            answer = self._http.request(method, path, json=body)
+            if answer.status_code != 503 or time.monotonic() > give_up:
+                answer.raise_for_status()
+                return answer.json() if answer.content else None
+            time.sleep(0.5)  # SQLite is locked now and then
+
     def post(self, path: str, **body: Any) -> Any:
-        answer = self._http.post(path, json=body)
-        answer.raise_for_status()
-        return answer.json() if answer.content else None
+        return self._ask("POST", path, body)
 
     def get(self, path: str) -> Any:
-        answer = self._http.get(path)
-        answer.raise_for_status()
-        return answer.json()
+        return self._ask("GET", path)
 
     def patch(self, path: str, **body: Any) -> None:
-        self._http.patch(path, json=body).raise_for_status()
+        self._ask("PATCH", path, body)
 
     def root(self) -> str:
         """A flow run that pilots can be children of."""
