@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 # The set-up is done again when the lock file or the packaging changes, and never otherwise: no network after the first time.
 # Most of the time tests wait for servers and processes; a file stays within one worker, so that its fixtures start once.
 PARALLEL ?= -n 4 --dist loadfile
+SYSTEM_PARALLEL ?= -n 2 --dist loadfile
 READY := $(VENV)/.ready-$(shell cat requirements.lock pyproject.toml | sha256sum | cut -c1-16)
 
 .PHONY: help setup jars demo test check system chaos bench lock clean format
@@ -50,7 +51,7 @@ check: $(READY) ## style, types, arrows between packages, lock file
 
 system: jars ## whole stacks: the demo, Prefect's server and worker, real data
 	@$(BIN)/python -m pyanamo_core.local.dynamodb
-	@$(BIN)/pytest tests -m system $(PYTEST)
+	@$(BIN)/pytest tests -m system $(SYSTEM_PARALLEL) $(PYTEST)
 
 chaos: jars ## faults injected for minutes
 	@$(BIN)/python -m pyanamo_core.local.dynamodb
