@@ -53,13 +53,14 @@ system: jars ## whole stacks: the demo, Prefect's server and worker, real data
 	@$(BIN)/python -m pyanamo_core.local.dynamodb
 	@$(BIN)/pytest tests -m system $(SYSTEM_PARALLEL) $(PYTEST)
 
-chaos: jars ## faults injected for minutes
+chaos: jars ## faults injected for minutes, and every interleaving of the ledger's moves (several GB of memory)
 	@$(BIN)/python -m pyanamo_core.local.dynamodb
 	@$(BIN)/pytest tests -m chaos $(PYTEST)
+	@$(BIN)/python benchmarks/ledger_model.py
 
 bench: jars ## every benchmark: ratios, side by side in one run
 	@$(BIN)/python -m pyanamo_core.local.dynamodb
-	@for each in benchmarks/*.py; do echo "== $$each"; $(BIN)/python $$each; done
+	@for each in $(filter-out benchmarks/ledger_model.py,$(wildcard benchmarks/*.py)); do echo "== $$each"; $(BIN)/python $$each; done
 
 lock: $(READY) ## renew requirements.lock from pyproject.toml
 	@$(BIN)/python .ci/lock.py renew
