@@ -213,8 +213,8 @@ def start(
     held, listening = _trace.set(trace), progress_listener.set(on_progress)
     gone: BaseException | None = None
     try:
-        # A person waits for this process: where Prefect is gone, each of its calls is tried for 6 s, not 60.
-        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 2}):
+        # A person waits for this process: where Prefect is gone, each of its calls is tried twice, not six times.
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1}):
             run(
                 table=table,
                 workflow=workflow,
