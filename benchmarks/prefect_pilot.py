@@ -102,17 +102,21 @@ def measure(cloud: Any, server: PrefectServer, home: Path, options: argparse.Nam
     process = psutil.Process(pilot.pid)
     samples: list[tuple[int, float]] = []
     recorded, last_count, finished = 0, 0.0, 0.0
-    while pilot.poll() is None:
-        if time.monotonic() - last_count > COUNT_SECONDS:
-            last_count = time.monotonic()
-            recorded = max([recorded, *(record.nests_done for record in ledger.pilots())])
-            if not finished and ledger.counts().open == 0:
-                finished = time.monotonic()
-        try:
-            samples.append((recorded, process.memory_info().rss / 2**20))
-        except psutil.NoSuchProcess:
-            break
-        time.sleep(SAMPLE_SECONDS)
+    try:
+        while pilot.poll() is None:
+            if time.monotonic() - last_count > COUNT_SECONDS:
+                last_count = time.monotonic()
+                recorded = max([recorded, *(record.nests_done for record in ledger.pilots())])
+                if not finished and ledger.counts().open == 0:
+                    finished = time.monotonic()
+            try:
+                samples.append((recorded, process.memory_info().rss / 2**20))
+            except psutil.NoSuchProcess:
+                break
+            time.sleep(SAMPLE_SECONDS)
+    finally:
+        pilot.kill()
+        pilot.wait()
     ended = time.monotonic()
     log.seek(0)
     said = log.read()
