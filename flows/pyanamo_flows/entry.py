@@ -101,4 +101,16 @@ def for_pilot(url: str) -> None:
         os.environ.setdefault(name, value)
     if "PREFECT_HOME" not in os.environ:
         # Not ~/.prefect: its active profile may be another server's, and a container's home is often read-only.
-        os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="pyanamo-prefect-")
+        os.environ["PREFECT_HOME"] = str(_own_home())
+
+
+def _own_home() -> Path:
+    """One folder for all pilots of this user on this machine: each of its own would be left behind by `os._exit`."""
+    folder = Path(tempfile.gettempdir()) / f"pyanamo-prefect-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.lstat().st_uid == os.getuid() and not folder.is_symlink():
+            return folder
+    except OSError:
+        pass
+    return Path(tempfile.mkdtemp(prefix="pyanamo-prefect-"))

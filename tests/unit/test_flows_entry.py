@@ -61,3 +61,14 @@ def test_an_address_with_a_password_never_reaches_the_run_row():
     url, why = entry.url_for_pilots("https://me:secret@prefect.example/api", "", None)
     assert url == ""
     assert "secret" not in why
+
+
+def test_pilots_share_one_home_of_prefect_that_belongs_to_this_user(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    home = entry._own_home()
+    assert entry._own_home() == home
+    assert home.stat().st_mode & 0o777 == 0o700
+    # A link that somebody else may have laid there is not followed
+    home.rmdir()
+    home.symlink_to(tmp_path)
+    assert entry._own_home() != home
