@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import tomllib
 from collections.abc import Mapping
@@ -32,10 +31,6 @@ PILOT_SETTINGS: Mapping[str, str] = {
 def enter() -> None:
     """Refuse the ephemeral server that Prefect else starts when it has no address (19 s, 255 MB)."""
     os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "false")
-
-
-def prefect_is_imported() -> bool:
-    return "prefect" in sys.modules
 
 
 def api_url(environ: Mapping[str, str] | None = None) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 
 from pyanamo_core.model import (
-    FINISHED,
     LEGAL_FROM,
     Cause,
     Definition,
@@ -519,10 +518,6 @@ def forward(standing_mode: Mode, wanted: Mode) -> bool:
     if MODES.index(wanted) < MODES.index(standing_mode):
         raise Refusal(f"its mode is {standing_mode}, and there is no way back to {wanted}")
     return wanted is not standing_mode
-
-
-def is_finished(item: Item) -> bool:
-    return item.state in FINISHED
 
 
 def same_run(standing_run: Run, wanted: Run) -> None:

@@ -71,11 +71,6 @@ def put_overflow(client: Any, uri: str, packed: bytes) -> str:
     return hashlib.sha256(packed).hexdigest()
 
 
-def read_overflow(packed: bytes) -> dict[str, Any]:
-    """What such an object holds: `outputs`, `tags`, `figures`."""
-    return json.loads(gzip.decompress(packed))
-
-
 def without_payload(nest: Nest, uri: str, sha256: str) -> Nest:
     """The row that points to an overflow object instead of holding outputs, tag lines and figures."""
     return nest.model_copy(
