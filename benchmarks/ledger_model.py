@@ -173,7 +173,7 @@ def decided(kind: str, item: Item, fence: int, told: int, rules: Rules) -> Item 
         elif kind == "reset":
             after = decisions.reset(row, seen=row, token="")
         elif kind == "retry":
-            after = decisions.retry(row, seen=row, token="", memory_factor=None)
+            after = decisions.retry(row, seen=row, token="", memory_factor=None, nest_seconds=None)
         elif kind == "redo":
             after = decisions.redo(row, seen=row, token="", done_left=0, nests=[0])
         else:

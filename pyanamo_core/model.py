@@ -192,6 +192,8 @@ class Item(Value):
     cause: Cause | None = None
     message: str = ""
     memory_factor: float = 1.0
+    nest_seconds: float | None = None
+    """A deadline of its own for each of its nests, instead of the workflow's."""
     last_move: str = ""
     """Token of the last move: a refusal that shows my own token is a win."""
     created: float = 0.0

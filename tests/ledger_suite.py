@@ -696,10 +696,24 @@ def test_a_retry_has_fresh_budgets_and_keeps_done_nests(ledger: Ledger, clock: F
     claim = claimed(ledger)
     ledger.record_nest(claim, nest(claim, 0))
     failed = ledger.fail(claim, Cause.PERMANENT, "exit code 65", nests_done=1)
-    again = ledger.retry(failed, memory_factor=2.0)
-    assert (again.state, again.tries, again.interruptions, again.memory_factor) == (State.TODO, 0, 0, 2.0)
+    again = ledger.retry(failed, memory_factor=2.0, nest_seconds=90.0)
+    assert (again.state, again.tries, again.interruptions) == (State.TODO, 0, 0)
+    assert (again.memory_factor, again.nest_seconds) == (2.0, 90.0)
     assert (again.fence, again.epoch, again.nests_done, again.cause, again.finished_at) == (1, 0, 1, None, None)
     assert list(ledger.nests(again)) == [0]
+
+
+def test_new_limits_last_until_others_are_given_or_the_item_is_reset(ledger: Ledger) -> None:
+    imported(ledger)
+    failed = ledger.fail(claimed(ledger), Cause.TIMED_OUT, "it was stopped at its deadline")
+    ledger.retry(failed, memory_factor=1.5, nest_seconds=90.0)
+    claim = claimed(ledger)
+    assert (claim.item.memory_factor, claim.item.nest_seconds) == (1.5, 90.0)
+    again = ledger.retry(ledger.fail(claim, Cause.TIMED_OUT, "again"))
+    assert (again.memory_factor, again.nest_seconds) == (1.5, 90.0)
+    reset = ledger.reset(again)
+    assert (reset.memory_factor, reset.nest_seconds) == (1.0, None)
+    assert ledger.item("NA12878").nest_seconds is None
 
 
 def test_a_reset_item_begins_from_nothing(ledger: Ledger, clock: FakeClock) -> None:

@@ -15,7 +15,7 @@ from pyanamo.context import Context, command
 from pyanamo.progress import Bar
 from pyanamo.render import Told, cell, fields, short, span, table, when
 from pyanamo_core.errors import PyAnamoError, Refused
-from pyanamo_core.model import Attempt, Definition, Item, Nest, State
+from pyanamo_core.model import Attempt, Cause, Definition, Item, Nest, State
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -173,6 +173,7 @@ def _show_view(told: ItemView) -> RenderableType:
         "lease until": when(item.lease_end) if item.state is State.LOCKED else None,
         "starts at": when(item.due) if item.state is State.WAITING else None,
         "memory": f"x {item.memory_factor:.3g}" if item.memory_factor != 1 else None,
+        "nest time": f"at most {span(item.nest_seconds)}" if item.nest_seconds else None,
         "imported": when(item.created),
         "finished": when(item.finished_at),
         "fence, epoch": f"{item.fence}, {item.epoch}",
@@ -214,7 +215,8 @@ def _show_view(told: ItemView) -> RenderableType:
 def _after_show(item: Item) -> str:
     name = quoted(item.item_id)
     if item.state is State.FAILED:
-        return f"pyanamo logs {name}, then pyanamo items retry {name}"
+        limit = {Cause.TIMED_OUT: " --nest-time SECONDS", Cause.OUT_OF_MEMORY: " --memory-factor FACTOR"}
+        return f"pyanamo logs {name}, then pyanamo items retry {name}{limit.get(item.cause or Cause.DONE, '')}"
     if item.state is State.DONE:
         return f"pyanamo results list {name}"
     if item.state is State.CANCELLED:
@@ -233,7 +235,13 @@ def reset(context: Context, items: ITEMS = None, state: ALL_IN = None, yes: YES 
     return _each(context, "reset", chosen, context.ledger.reset)
 
 
-@command(example=("pyanamo items retry NA12878", "pyanamo items retry --state failed --memory-factor 2"))
+@command(
+    example=(
+        "pyanamo items retry NA12878",
+        "pyanamo items retry --state failed --memory-factor 2",
+        "pyanamo items retry NA12878 --nest-time 14400",
+    )
+)
 def retry(
     context: Context,
     items: ITEMS = None,
@@ -241,10 +249,19 @@ def retry(
     memory_factor: Annotated[
         float | None, typer.Option("--memory-factor", min=1.0, max=64.0, help="So many times the usual memory.")
     ] = None,
+    nest_time: Annotated[
+        float | None,
+        typer.Option("--nest-time", min=1.0, help="Seconds that each nest may take, instead of the workflow's."),
+    ] = None,
 ) -> Told:
-    """Try failed or cancelled items again with what they have: done nests stay done."""
+    """Try failed or cancelled items again with what they have: done nests stay done. Limits may be changed."""
     chosen = _chosen(context, items, state)
-    return _each(context, "retry", chosen, lambda item: context.ledger.retry(item, memory_factor=memory_factor))
+    return _each(
+        context,
+        "retry",
+        chosen,
+        lambda item: context.ledger.retry(item, memory_factor=memory_factor, nest_seconds=nest_time),
+    )
 
 
 @command(example=("pyanamo items redo NA12878 chr21:31659566-31669931", "pyanamo items redo NA12878 0 7 --yes"))

@@ -377,13 +377,15 @@ def _unowned() -> dict[str, object]:
     return {"owner": None, "lease_end": None, "locked_at": None}
 
 
-def retry(item: Item, *, seen: Item, token: str, memory_factor: float | None) -> Item:
-    """Failed or cancelled, as seen → todo with fresh budgets; done nests stay."""
+def retry(item: Item, *, seen: Item, token: str, memory_factor: float | None, nest_seconds: float | None) -> Item:
+    """Failed or cancelled, as seen → todo with fresh budgets, and new limits where given; done nests stay."""
     _legal(item, Move.RETRY)
     _as_seen(item, seen)
     changed = _afresh(token)
     if memory_factor is not None:
         changed["memory_factor"] = round(memory_factor, 3)
+    if nest_seconds is not None:
+        changed["nest_seconds"] = round(nest_seconds, 3)
     return item.model_copy(update=changed)
 
 
@@ -404,6 +406,7 @@ def _from_nothing(item: Item, token: str) -> dict[str, object]:
             "nests_done": 0,
             "nests_failed": 0,
             "memory_factor": 1.0,
+            "nest_seconds": None,
             "run_id": None,
         }
     )

@@ -109,11 +109,12 @@ class UserMoves(NestRows):
 
     # ----------------------------------------------------------------------------------------------- moves of users
 
-    def retry(self, item: Item, *, memory_factor: float | None = None) -> Item:
+    def retry(self, item: Item, *, memory_factor: float | None = None, nest_seconds: float | None = None) -> Item:
         """A failed or cancelled item again, with fresh budgets and the nests it has.
 
         Args:
             memory_factor: absolute; None keeps what stands.
+            nest_seconds: a deadline of its own for each nest; None keeps what stands.
 
         Raises:
             MoveRefused, OutcomeUnknown.
@@ -121,7 +122,9 @@ class UserMoves(NestRows):
         return self._user_move(
             Move.RETRY,
             item,
-            lambda row, token: decisions.retry(row, seen=item, token=token, memory_factor=memory_factor),
+            lambda row, token: decisions.retry(
+                row, seen=item, token=token, memory_factor=memory_factor, nest_seconds=nest_seconds
+            ),
             _always(x.RETRY, Move.RETRY),
         )
 

@@ -132,11 +132,13 @@ class MemoryLedger(MemoryRuns):
 
     # ------------------------------------------------------------------ moves of users
 
-    def retry(self, item: Item, *, memory_factor: float | None = None) -> Item:
+    def retry(self, item: Item, *, memory_factor: float | None = None, nest_seconds: float | None = None) -> Item:
         return self._move(
             Move.RETRY,
             item.item_id,
-            lambda row, token: decisions.retry(row, seen=item, token=token, memory_factor=memory_factor),
+            lambda row, token: decisions.retry(
+                row, seen=item, token=token, memory_factor=memory_factor, nest_seconds=nest_seconds
+            ),
         )
 
     def reset(self, item: Item) -> Item:

@@ -32,7 +32,7 @@ from pyanamo_core.model import (
 Row = dict[str, Any]
 """A row as boto3's client gives it: attribute → {type: value}."""
 
-ITEM_ROW_BYTES: Final = 900
+ITEM_ROW_BYTES: Final = 920
 """An item's row never grows beyond this: each of its writes is one unit of the table."""
 MESSAGE_BYTES: Final = 120
 EVIDENCE_BYTES: Final = 120
@@ -219,7 +219,7 @@ def read_item(row: Mapping[str, Any]) -> Item:
         fields["cause"] = Cause(fields["cause"])
     if fields["state"] is State.WAITING:
         fields["due"] = x.due_time(row[x.DUE]["S"])
-    for name in ("lease_end", "memory_factor"):
+    for name in ("lease_end", "memory_factor", "nest_seconds"):
         if name in fields:
             fields[name] = float(fields[name])
     return Item.model_construct(**fields)
@@ -247,6 +247,7 @@ def _fullest(item_id: str, task_id: str) -> Row:
         revision="r" * 12,
         cause=Cause.OUT_OF_MEMORY,
         memory_factor=99.999,
+        nest_seconds=999_999.999,
         last_move="t" * 16,
         created=1_899_999_999.999,
         locked_at=1_899_999_999.999,

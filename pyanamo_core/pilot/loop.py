@@ -276,7 +276,7 @@ class Loop:
             call = held.call(index)
             factor = held.claim.item.memory_factor
             memory_mb = min(self._memory_mb * self._board.slots, int(self._memory_mb * factor))
-            task = Task(call, self._bench, memory_mb=memory_mb)
+            task = Task(call, self._bench, memory_mb=memory_mb, deadline_seconds=held.claim.item.nest_seconds)
             self._board.start(held, index, task)
             if self._observer:
                 self._observer.nest_started(call)

@@ -56,6 +56,8 @@ class Task:
     bench: Bench
     slot: int = 0
     memory_mb: int | None = None
+    deadline_seconds: float | None = None
+    """Of this nest alone, instead of the bench's."""
     _process: Process | None = None
     _stopped_by: Cause | None = None
     marks: tuple[tuple[int, float], ...] = ()
@@ -105,9 +107,8 @@ class Task:
             result=str(result_path),
             memory_mb=self.memory_mb,
         )
-        program = Program(
-            command_line(self.call, environment), environment, folder / "work", log, bench.deadline_seconds
-        )
+        deadline = bench.deadline_seconds if self.deadline_seconds is None else self.deadline_seconds
+        program = Program(command_line(self.call, environment), environment, folder / "work", log, deadline)
         self._process = Process(program, bench.clock)
         if self._stopped_by is not None:
             self._process.stop(self._stopped_by)

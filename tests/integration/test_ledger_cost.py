@@ -142,7 +142,7 @@ def test_a_mark_and_a_recovery_cost_what_is_said(ledger: Ledger, clock: FakeCloc
     assert meter.take() == cost.MOVE_UNITS[Move.RECOVER]
 
 
-def test_no_state_of_the_longest_item_has_more_than_900_bytes(ledger: Ledger, clock: FakeClock) -> None:
+def test_no_state_of_the_longest_item_has_more_than_920_bytes(ledger: Ledger, clock: FakeClock) -> None:
     def check() -> None:
         row = ledger._store.get(LONGEST, x.ITEM_ROW)
         assert row is not None
@@ -156,7 +156,7 @@ def test_no_state_of_the_longest_item_has_more_than_900_bytes(ledger: Ledger, cl
     check()
     ended = ledger.hand_back(claim, Cause.SPOT, "m" * 500, progressed=False, started=True)
     check()
-    ledger.retry(ended, memory_factor=99.999)
+    ledger.retry(ended, memory_factor=99.999, nest_seconds=999_999.0)
     again = ledger.claim(LONGEST, "p" * 64, run_id="r" * 64)
     assert again is not None
     check()

@@ -154,7 +154,7 @@ class Twins(RuleBasedStateMachine):
         move=st.sampled_from(
             [
                 lambda ledger, item: ledger.retry(item),
-                lambda ledger, item: ledger.retry(item, memory_factor=2.0),
+                lambda ledger, item: ledger.retry(item, memory_factor=2.0, nest_seconds=30.0),
                 lambda ledger, item: ledger.reset(item),
                 lambda ledger, item: ledger.edit(item, Definition(script="y", arguments=("1", "2"))),
                 lambda ledger, item: ledger.extend(item, ["3"]),

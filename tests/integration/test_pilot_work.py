@@ -180,6 +180,22 @@ def test_a_hung_nest_is_ended_at_its_deadline(tmp_path: Path) -> None:
     assert world.ledger.item("a").cause is Cause.TIMED_OUT
 
 
+def test_an_item_that_is_tried_again_with_more_time_has_it(tmp_path: Path) -> None:
+    # Given an item that took longer than the workflow allows
+    world = World(tmp_path, make_workflow(nest_time_seconds=0.3, budgets__tries=1))
+    world.add("a", "sleep", "1")
+    world.work()
+    failed = world.ledger.item("a")
+    assert failed.cause is Cause.TIMED_OUT
+
+    # When it is tried again with a limit of its own
+    world.ledger.retry(failed, nest_seconds=60.0)
+    world.work()
+
+    # Then it ends
+    assert world.ledger.item("a").state is State.DONE
+
+
 def test_more_memory_is_given_to_what_ran_out_of_it(tmp_path: Path) -> None:
     # Given two slots of 512 MB, and a task that dies of memory until it has 768
     world = World(tmp_path, make_workflow())

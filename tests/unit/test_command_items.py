@@ -273,3 +273,22 @@ def test_nothing_recorded_yet_leads_to_the_next_step(ledger: MemoryLedger) -> No
     told = typed("status")
     assert "no items yet" in told.stdout
     assert told.stderr == "next: pyanamo sheet import sheet.txt\n"
+
+
+def test_a_retry_may_change_the_limits_that_an_item_broke(ledger: MemoryLedger) -> None:
+    # Given an item that was stopped at its deadline
+    add(ledger, "A", "1")
+    ledger.fail(claimed(ledger, "A"), Cause.TIMED_OUT, "it was stopped at its deadline")
+    assert typed("items", "show", "A").stderr == (
+        "next: pyanamo logs A, then pyanamo items retry A --nest-time SECONDS\n"
+    )
+
+    # When it is tried again with other limits
+    told = typed("items", "retry", "A", "--nest-time", "7200", "--memory-factor", "1.5")
+
+    # Then they stand in its row, and are shown
+    item = ledger.item("A")
+    assert (told.exit_code, item.state, item.nest_seconds, item.memory_factor) == (0, State.TODO, 7200.0, 1.5)
+    assert "at most 2h00m" in typed("items", "show", "A").stdout
+    # and a limit that is none is refused
+    assert typed("items", "retry", "A", "--nest-time", "0").exit_code == 2
