@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,12 +126,25 @@ class LocalCloud:
         self.misbehave("forget", job=job_id)
 
     def terminate_host(self, job_id: str) -> None:
-        """Kill a running job as when its instance is terminated."""
+        """Kill a running job, and all others on its host, as when the instance is terminated."""
         self.misbehave("terminate_host", job=job_id)
+
+    def out_of_memory(self, job_id: str) -> None:
+        """Kill a running job as the kernel does when its container's memory is used up."""
+        self.misbehave("out_of_memory", job=job_id)
 
     def spot_notice(self, job_id: str, seconds: float = 120.0) -> None:
         """Give a running job's host a Spot notice, and terminate the host after so many seconds."""
         self.misbehave("spot_notice", job=job_id, seconds=seconds)
+
+    def set_hosts(self, queue: str, hosts: Sequence[Mapping[str, Any]]) -> None:
+        """Run a queue's jobs on these hosts instead of one made-up instance for each; none: as before.
+
+        Args:
+            hosts: of each `vcpus` and, where something is wrong with it, `environment`: variables that its jobs find
+                besides their own. The first one with room gets the next job. A terminated host is replaced by a sound one.
+        """
+        self.misbehave("hosts", queue=queue, hosts=list(hosts))
 
     def hold(self, queue: str, reason: str = "") -> None:
         """Keep a queue's jobs RUNNABLE, for this reason."""

@@ -9,8 +9,6 @@ KILL after TERM) and `logs` (ships output, then concludes attempts, so that a jo
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import logging
 import os
 import queue
@@ -18,31 +16,32 @@ import shutil
 import threading
 import time
 import uuid
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pyanamo_core.aws import Clients
+from pyanamo_core.local.capacity import TOO_BIG, Capacity, Place
 from pyanamo_core.local.compute import Compute, Queue
 from pyanamo_core.local.container import job_command, job_environment
 from pyanamo_core.local.jobs import STARTED, Array, Attempt, Job, Plan
 from pyanamo_core.local.logs import Tail, send
 from pyanamo_core.local.processes import Processes
 from pyanamo_core.local.retry import is_tried_again
+from pyanamo_core.local.timers import Timers
 
 SHIP_SECONDS: Final = 2.0
 CLOSE_SECONDS: Final = 5.0
-TOO_BIG: Final = (
-    "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT - The job resource requirement (vCPU/memory/GPU)"
-    " is higher than that can be met by the CE(s) attached to the job queue."
-)
 ENDED_ITSELF: Final = "Essential container in task exited"
 TIMED_OUT: Final = "Job attempt duration exceeded timeout"
 NOT_STARTED: Final = "Task failed to start"
 
-Stop = Literal["", "timeout", "terminated", "host"]
+OUT_OF_MEMORY: Final = "OutOfMemoryError: Container killed due to memory usage"
+KILLED_CODE: Final = 137
+
+Stop = Literal["", "timeout", "terminated", "host", "memory"]
 log = logging.getLogger(__name__)
 
 
@@ -53,7 +52,7 @@ class Running:
     name: str
     job: Job
     attempt: Attempt
-    environment_arn: str
+    place: Place
     folder: Path
     tail: Tail
     stop: Stop = ""
@@ -90,19 +89,15 @@ class Engine:
         self._arrays_of: dict[str, Array] = {}
         self._lines: dict[str, Line] = {}
         self._compute: dict[str, Compute] = {}
-        self._ceilings: dict[str, float] = {}
-        self._used: defaultdict[str, float] = defaultdict(float)
+        self._capacity = Capacity()
         self._running: dict[str, Running] = {}
         self._by_job: dict[str, Running] = {}
         self._ends: queue.SimpleQueue[tuple[Running, int, str] | None] = queue.SimpleQueue()
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
-        self._count = itertools.count()
-        self._ticked = threading.Condition()
+        self._timers = Timers()
         self._closing = False
         self._processes = Processes(home / "processes", self._on_started, self._on_exited)
-        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._tick, self._conclude_all)]
-        for thread in self._threads:
-            thread.start()
+        self._thread = threading.Thread(target=self._conclude_all, name="logs", daemon=True)
+        self._thread.start()
 
     # ------------------------------------------------------------------------------------------ what Batch's calls do
 
@@ -200,7 +195,14 @@ class Engine:
     def set_ceiling(self, environment: str, max_vcpus: float) -> None:
         """UpdateComputeEnvironment's maxvCpus, by name or ARN (moto takes the call and changes nothing)."""
         with self._lock:
-            self._ceilings[environment.rpartition("/")[2]] = max_vcpus
+            self._capacity.set_ceiling(environment, max_vcpus)
+
+    def set_hosts(self, queue_arn: str, hosts: Sequence[Mapping[str, Any]]) -> None:
+        """Name the hosts on which a queue's jobs run (capacity.py); what runs already stays where it is."""
+        with self._lock:
+            for arn in self._lines[queue_arn].queue.environments:
+                self._capacity.set_hosts(arn, hosts)
+            self._start_what_fits()
 
     # --------------------------------------------------------------------------------------------------- misbehaviour
 
@@ -212,18 +214,25 @@ class Engine:
                 self._jobs.pop(each.job_id, None)
 
     def terminate_host(self, job_id: str) -> None:
-        """The instance under a running job is gone: KILL, no exit code, `Host EC2 (instance …) terminated.`"""
+        """The instance under a running job is gone, with all that runs on it: KILL, no exit code, `Host EC2 (instance …)
+        terminated.`"""
         with self._lock:
-            running = self._by_job[job_id]
-            running.stop = "host"
-            self._processes.kill(running.name)
+            self._lose_host(self._by_job[job_id])
 
     def spot_notice(self, job_id: str, seconds: float) -> None:
         """Tell a running job's host that it will be taken away after so many seconds, and do so."""
         with self._lock:
             running = self._by_job[job_id]
-            running.spot_notice = time.time() + seconds
-            self._later(seconds, lambda: self._lose_host(running))
+            for each in self._on_host_of(running):
+                each.spot_notice = time.time() + seconds
+            self._timers.later(seconds, lambda: self._lose_host(running))
+
+    def out_of_memory(self, job_id: str) -> None:
+        """The kernel kills a running job's container for its memory: KILL, exit code 137, `OutOfMemoryError: …`"""
+        with self._lock:
+            running = self._by_job[job_id]
+            running.stop = "memory"
+            self._processes.kill(running.name)
 
     def hold(self, queue_arn: str, reason: str) -> None:
         """Start nothing of this queue any more; its waiting jobs tell the reason. An empty reason releases it."""
@@ -255,11 +264,9 @@ class Engine:
         while self._running and time.monotonic() < give_up:
             time.sleep(0.02)
         self._processes.close()
-        with self._ticked:
-            self._ticked.notify()
+        self._timers.close()
         self._ends.put(None)
-        for thread in self._threads:
-            thread.join(5)
+        self._thread.join(5)
 
     # ------------------------------------------------------------------------------------------------------- starting
 
@@ -276,44 +283,30 @@ class Engine:
                 if job.ended:
                     line.waiting.popleft()
                     continue
-                environment = self._room_for(line, job)
-                if environment is None:
+                environments = self._compute[job.plan.region].environments
+                place = self._capacity.take(line.queue, environments, job.plan.vcpus)
+                if place is None:
+                    if self._capacity.is_too_big(line.queue, environments, job.plan.vcpus):
+                        job.status_reason = TOO_BIG
                     break
                 line.waiting.popleft()
-                self._start(job, environment)
+                self._start(job, place)
 
-    def _room_for(self, line: Line, job: Job) -> str | None:
-        environments = self._compute[job.plan.region].environments
-        ceilings: list[float] = []
-        for arn in line.queue.environments:
-            environment = environments.get(arn)
-            if environment is None or not environment.enabled:
-                continue
-            ceiling = self._ceilings.get(environment.name, environment.max_vcpus)
-            ceilings.append(ceiling)
-            if self._used[arn] + job.plan.vcpus <= ceiling:
-                return arn
-        # A ceiling of 0 is a queue that is switched off, not a job that is too big.
-        if any(ceilings) and all(job.plan.vcpus > ceiling for ceiling in ceilings):
-            job.status_reason = TOO_BIG
-        return None
-
-    def _start(self, job: Job, environment_arn: str) -> None:
+    def _start(self, job: Job, place: Place) -> None:
         plan, name = job.plan, uuid.uuid4().hex
-        attempt = Attempt(_now(), f"{plan.log_prefix}/default/{name}", host=f"i-{uuid.uuid4().hex[:17]}")
+        attempt = Attempt(_now(), f"{plan.log_prefix}/default/{name}", host=place.host.instance)
         folder = self._home / "jobs" / name
         (folder / "work").mkdir(parents=True)
         (folder / "tmp").mkdir()
         tail = Tail(folder / "output.log", plan.log_group, attempt.log_stream)
-        running = Running(name, job, attempt, environment_arn, folder, tail)
+        running = Running(name, job, attempt, place, folder, tail)
         array = self._arrays_of.get(job.job_id)
         job.attempts.append(attempt)
         job.status, job.status_reason = "STARTING", ""
         environment = job_environment(
             job, len(job.attempts), len(array.children) if array else 1, name, self._endpoint, folder, os.environ
         )
-        environment["AWS_BATCH_CE_NAME"] = environment_arn.rpartition("/")[2]
-        self._used[environment_arn] += plan.vcpus
+        environment |= {"AWS_BATCH_CE_NAME": place.name} | dict(place.host.environment)
         self._running[name] = self._by_job[job.job_id] = running
         self._processes.start(
             name, job_command(plan.command, environment), environment, folder / "work", folder / "output.log"
@@ -328,7 +321,7 @@ class Engine:
             job.status, job.started_at = "RUNNING", _now()
             running.attempt.started_at = job.started_at
             if job.plan.timeout_seconds:
-                self._later(job.plan.timeout_seconds, lambda: self._stop(running, "timeout", TIMED_OUT))
+                self._timers.later(job.plan.timeout_seconds, lambda: self._stop(running, "timeout", TIMED_OUT))
 
     # --------------------------------------------------------------------------------------------------------- ending
 
@@ -338,13 +331,19 @@ class Engine:
                 return
             running.stop, running.reason = stop, reason
             self._processes.term(running.name)
-            self._later(self._stop_seconds, lambda: self._processes.kill(running.name))
+            self._timers.later(self._stop_seconds, lambda: self._processes.kill(running.name))
 
     def _lose_host(self, running: Running) -> None:
         with self._lock:
-            if not running.left:
-                running.stop = "host"
-                self._processes.kill(running.name)
+            if running.left:
+                return
+            for each in self._on_host_of(running):
+                each.stop = "host"
+                self._processes.kill(each.name)
+            self._capacity.replace(running.place.host)
+
+    def _on_host_of(self, running: Running) -> list[Running]:
+        return [each for each in self._running.values() if each.place.host is running.place.host and not each.left]
 
     def _on_exited(self, name: str, code: int, error: str) -> None:
         with self._lock:
@@ -383,10 +382,13 @@ class Engine:
             job, attempt = running.job, running.attempt
             del self._running[running.name]
             self._by_job.pop(job.job_id, None)
-            self._used[running.environment_arn] -= job.plan.vcpus
+            self._capacity.give_back(running.place)
             attempt.stopped_at = _now()
             if running.stop == "host":
                 attempt.status_reason = f"Host EC2 (instance {attempt.host}) terminated."
+            elif running.stop == "memory":
+                attempt.exit_code, attempt.reason = KILLED_CODE, OUT_OF_MEMORY
+                attempt.status_reason = ENDED_ITSELF
             elif error:
                 attempt.status_reason, attempt.reason = NOT_STARTED, f"CannotStartContainerError: {error}"
             else:
@@ -409,24 +411,6 @@ class Engine:
 
     def _end(self, job: Job, status: Literal["SUCCEEDED", "FAILED"], reason: str) -> None:
         job.status, job.status_reason, job.stopped_at = status, reason, _now()
-
-    # --------------------------------------------------------------------------------------------------------- timers
-
-    def _later(self, seconds: float, call: Callable[[], None]) -> None:
-        with self._ticked:
-            heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._count), call))
-            self._ticked.notify()
-
-    def _tick(self) -> None:
-        while not self._closing:
-            with self._ticked:
-                now = time.monotonic()
-                if self._timers and self._timers[0][0] <= now:
-                    call = heapq.heappop(self._timers)[2]
-                else:
-                    self._ticked.wait(self._timers[0][0] - now if self._timers else None)
-                    continue
-            call()
 
 
 def _leaves(job: Job | Array) -> list[Job]:

@@ -185,8 +185,13 @@ class Front:
             self._engine.forget(told["job"])
         elif kind == "terminate_host":
             self._engine.terminate_host(told["job"])
+        elif kind == "out_of_memory":
+            self._engine.out_of_memory(told["job"])
         elif kind == "spot_notice":
             self._engine.spot_notice(told["job"], float(told.get("seconds", 120)))
+        elif kind == "hosts":
+            queue = self._batch.queue(told["queue"], told.get("region") or self._region)
+            self._engine.set_hosts(queue.arn, told["hosts"])
         elif kind in ("hold", "release"):
             queue = self._batch.queue(told["queue"], told.get("region") or self._region)
             reason = told.get("reason") or "CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY - no capacity"

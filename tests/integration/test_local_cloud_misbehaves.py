@@ -268,3 +268,41 @@ def test_misbehaviour_needs_the_token_and_a_name_that_exists(misbehaving_cloud: 
     for kind, facts in (("sulk", {}), ("terminate_host", {"job": "nobody"}), ("hold", {"queue": "nowhere"})):
         with pytest.raises(errors.LocalCloudBroken):
             misbehaving_cloud.misbehave(kind, **facts)
+
+
+def test_a_container_killed_for_its_memory_says_so_and_is_not_tried_again(
+    misbehaving_cloud: LocalCloud, batch: Any, sleeper: str
+):
+    job_id = submit(batch, sleeper)
+    wait(batch, job_id, is_running)
+    misbehaving_cloud.out_of_memory(job_id)
+    job = wait(batch, job_id, lambda job: job["status"] == "FAILED")
+    (attempt,) = job["attempts"]
+    assert attempt["container"]["exitCode"] == 137
+    assert attempt["container"]["reason"].startswith("OutOfMemoryError")
+
+
+def test_jobs_share_named_hosts_and_a_terminated_host_takes_all_its_jobs_along(
+    misbehaving_cloud: LocalCloud, batch: Any, cloud_clients: Clients, unique_name: str
+):
+    # Given a host of one vCPU that fails whoever comes, and a sound one
+    script = '[ -z "$BAD" ] || exit 75; sleep 600'
+    compute: dict[str, Any] = {"command": ["sh", "-c", script], "max_vcpus": 3, "retry_rules": RETRY_RULES}
+    ensure_compute(cloud_clients, unique_name, unique_name, **compute)
+    misbehaving_cloud.set_hosts(unique_name, [{"vcpus": 1, "environment": {"BAD": "yes"}}, {"vcpus": 2}])
+    # When three jobs are submitted
+    unlucky, first, second = (submit(batch, unique_name) for _ in range(3))
+    # Then the first one comes back from the bad host again and again, and fails
+    failed = wait(batch, unlucky, lambda job: job["status"] == "FAILED")
+    assert len(failed["attempts"]) == 10
+    assert len({attempt["container"]["containerInstanceArn"] for attempt in failed["attempts"]}) == 1
+    # And those on the sound host run side by side until it goes
+    wait(batch, first, is_running)
+    wait(batch, second, is_running)
+    misbehaving_cloud.terminate_host(first)
+    ends = [wait(batch, job_id, lambda job: bool(job["attempts"]))["attempts"][0] for job_id in (first, second)]
+    assert {one["statusReason"].startswith("Host EC2") for one in ends} == {True}
+    assert len({one["container"]["containerInstanceArn"] for one in ends}) == 1
+    for job_id in (first, second):
+        batch.terminate_job(jobId=job_id, reason="end of test")
+        wait(batch, job_id, lambda job: job["status"] == "FAILED")
