@@ -31,10 +31,11 @@ from pyanamo_core.pilot.desk import Batch, Desk, Facts, close_books
 from pyanamo_core.pilot.drain import Metadata, Signals, SpotWatch, metadata_of
 from pyanamo_core.pilot.environment import Setting
 from pyanamo_core.pilot.executor import DaemonPool, ThreadExecutor
+from pyanamo_core.pilot.floor import Floor, Job
 from pyanamo_core.pilot.lease import Leases
-from pyanamo_core.pilot.leaving import Leaving, by_mode
+from pyanamo_core.pilot.leaving import FirstFailures, Leaving, by_mode
 from pyanamo_core.pilot.logs import LogShipper
-from pyanamo_core.pilot.loop import Job, Loop
+from pyanamo_core.pilot.loop import Loop
 from pyanamo_core.pilot.nest import Bench, container_memory_mb
 from pyanamo_core.pilot.observer import GuardedObserver, NullObserver
 from pyanamo_core.pilot.options import PilotOptions
@@ -364,7 +365,7 @@ class Pilot:
         learner = Learner()
         limits = self.run.limits if self.run else None
         index = self.options.array_index
-        return Loop(
+        floor = Floor(
             workflow=workflow,
             board=Board(self._items, self.slots),
             desk=self._desk,
@@ -372,10 +373,14 @@ class Pilot:
             bench=bench,
             learner=learner,
             keeper=WallTimeKeeper(workflow.wall_time_seconds, self._started, clock, learner),
-            signals=self._signals,
             clock=clock,
             inbox=inbox,
             memory_mb=memory_mb,
+            first=FirstFailures(workflow.budgets.first_items),
+        )
+        return Loop(
+            floor,
+            signals=self._signals,
             stays=index is None or index < STAYING_INDEX,
             max_failures=(limits.max_failures if limits else None) or workflow.budgets.max_failures,
             record=lambda: self.record,

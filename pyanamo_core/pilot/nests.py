@@ -1,0 +1,171 @@
+"""Nests of held items from their start to their record: executor, results, logs on their way."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from pyanamo_core.model import INTERRUPTIONS, Cause, NestCall, NestResult, Recorded
+from pyanamo_core.pilot.desk import Entry
+from pyanamo_core.pilot.executor import ThreadExecutor
+from pyanamo_core.pilot.floor import Floor
+from pyanamo_core.pilot.leaving import host_fault, set_up
+from pyanamo_core.pilot.nest import Task
+from pyanamo_core.protocols import Executor
+
+_LAST_LINES: Final = 8
+
+_log = logging.getLogger("pyanamo.pilot")
+
+
+class Nests:
+    """Starts what the board chooses, and hears of its end."""
+
+    def __init__(self, floor: Floor) -> None:
+        self._floor = floor
+        self._executor: Executor | None = None
+        self._fallback: ThreadExecutor | None = None
+
+    def attach(self, executor: Executor) -> None:
+        """With what to run nests."""
+        self._executor = executor
+
+    def start(self) -> None:
+        """Start what the board chooses, as long as there is room."""
+        while (chosen := self._floor.board.next(self._floor.learner.order, self._floor.keeper.may_start)) is not None:
+            held, index = chosen
+            call = held.call(index)
+            factor = held.claim.item.memory_factor
+            memory_mb = min(self._floor.memory_mb * self._floor.board.slots, int(self._floor.memory_mb * factor))
+            task = Task(call, self._floor.bench, memory_mb=memory_mb, deadline_seconds=held.claim.item.nest_seconds)
+            self._floor.board.start(held, index, task)
+            if self._floor.observer:
+                self._floor.observer.nest_started(call)
+            future = self._submit(task, call)
+            self._floor.then(future, partial(self._ended, call))
+
+    def _submit(self, task: Task, call: NestCall) -> Future[NestResult]:
+        if self._executor is not None:
+            try:
+                return self._executor.submit(task, call)
+            except Exception as error:  # noqa: BLE001 - an executor that refuses must not cost a result
+                _log.warning("the executor refused a nest, it runs without: %s", error)
+        if self._fallback is None:
+            self._fallback = ThreadExecutor(self._floor.board.slots)
+        return self._fallback.submit(task, call)
+
+    def _ended(self, call: NestCall, done: Future[NestResult]) -> None:
+        held = self._floor.board.held.get(call.item_id)
+        if held is None or held.claim.fence != call.fence:
+            return
+        task = self._floor.board.end(held, call.index)
+        if task is None:
+            return
+        if done.cancelled() or done.exception() is not None:
+            why = "it was cancelled" if done.cancelled() else repr(done.exception())
+            result = NestResult(cause=Cause.TASK_ERROR, message=f"the executor failed: {why}")
+        else:
+            result = done.result()
+        self._floor.counters.busy_seconds += max(0.0, result.ended - result.started)
+        if self._floor.observer:
+            self._floor.observer.nest_finished(call, result)
+        interrupted = result.cause in INTERRUPTIONS or (task.stopped and result.cause is not Cause.DONE)
+        if interrupted or held.lost or held.cancelled:
+            # Nothing of an interrupted nest is recorded: it is still to be done.
+            held.pending.append(call.index)
+            _remove(result.log_path)
+            if result.cause is Cause.HOST_FAULT:
+                self._floor.begin_stop(host_fault(result.message))
+            return
+        if result.cause is Cause.SET_UP:
+            self._floor.begin_stop(set_up(f"item {call.item_id}, nest {call.index}: {result.message}"))
+        if result.cause is Cause.DONE:
+            self._floor.learner.learn(call.value, result.ended - result.started)
+        held.recording.add(call.index)
+        prefix = self._floor.bench.setting.output_prefix(call)
+        future = self._floor.desk.record(call, result, task.slot, task.log_bytes, prefix)
+        self._floor.then(future, partial(self._recorded, call, result.log_path, task))
+
+    def _recorded(self, call: NestCall, log_path: str, task: Task, told: Future[Entry]) -> None:
+        held = self._floor.board.held.get(call.item_id)
+        if held is None or held.claim.fence != call.fence:
+            _remove(log_path)
+            return
+        held.recording.discard(call.index)
+        error = told.exception()
+        if error is not None:
+            _remove(log_path)
+            self.on_lost(call.item_id, call.fence, str(error))
+            return
+        entry = told.result()
+        if entry.recorded is Recorded.WON:
+            held.progressed = True
+        if entry.cause is Cause.DONE or entry.recorded is Recorded.KEPT:
+            # Kept: an earlier result of this epoch was verified; the nest is done either way.
+            held.done += 1
+            self._floor.counters.nests_done += 1
+        else:
+            held.failed[call.index] = (entry.cause, entry.message)
+            self._floor.counters.nests_failed += 1
+        self._floor.leases.progress(
+            call.item_id, progressed=held.progressed, nests_done=held.done, nests_failed=len(held.failed)
+        )
+        pointer = entry.pointer
+        if pointer is None or pointer.where not in {"s3", "cloudwatch"}:
+            if pointer is not None and pointer.note:
+                held.notes.append(f"log of nest {call.index} given up: {pointer.note}")
+            _remove(log_path)
+            return
+        held.uploading.add(call.index)
+        self._floor.uploads_since[(call.item_id, call.index)] = self._floor.clock.monotonic()
+        future = self._floor.desk.ship(pointer, log_path, task.marks)
+        self._floor.then(future, partial(self._shipped, call))
+
+    def _shipped(self, call: NestCall, done: Future[str]) -> None:
+        self._floor.uploads_since.pop((call.item_id, call.index), None)
+        held = self._floor.board.held.get(call.item_id)
+        if held is None or held.claim.fence != call.fence or call.index not in held.uploading:
+            return
+        held.uploading.discard(call.index)
+        note = str(done.exception()) if done.exception() else done.result()
+        if note:
+            held.notes.append(f"log of nest {call.index} given up: {note}")
+
+    def on_lost(self, item_id: str, fence: int, reason: str) -> None:
+        """An item is no longer ours: end what runs for it, write nothing more."""
+        held = self._floor.board.held.get(item_id)
+        if held is None or held.claim.fence != fence or held.settling or held.lost:
+            return
+        _log.warning("item %s was lost: %s", item_id, reason)
+        held.lost = True
+        self._floor.leases.drop(item_id)
+        for task in held.running.values():
+            task.stop(Cause.LOST)
+
+    def on_cancelled(self, item_id: str) -> None:
+        """A user has cancelled an item of ours."""
+        held = self._floor.board.held.get(item_id)
+        if held is None or held.settling or held.cancelled:
+            return
+        held.cancelled = True
+        for task in held.running.values():
+            task.stop(Cause.CANCELLED)
+
+    @property
+    def last_lines(self) -> tuple[str, ...]:
+        """The last lines of what runs, for the pilot's row."""
+        lines = [
+            f"{held.item_id} {index}: {task.last_line}"[:160]
+            for held in list(self._floor.board.held.values())
+            for index, task in list(held.running.items())
+            if task.last_line
+        ]
+        return tuple(lines[:_LAST_LINES])
+
+
+def _remove(path: str) -> None:
+    if path:
+        Path(path).unlink(missing_ok=True)
