@@ -23,8 +23,8 @@ from importlib.metadata import version as version_of
 from typing import Any, Final
 
 from pyanamo_core.clock import SystemClock
-from pyanamo_core.errors import EndpointDown, HostFault, PilotTooOld, SetUpError
-from pyanamo_core.model import PilotRecord, Run
+from pyanamo_core.errors import EndpointDown, HostFault, NoCredentials, PilotTooOld, SetUpError
+from pyanamo_core.model import Cause, PilotRecord, Run
 from pyanamo_core.pilot.candidates import Candidates
 from pyanamo_core.pilot.clock import OFFSET_SAMPLES, Learner, OffsetMeter, WallTimeKeeper
 from pyanamo_core.pilot.desk import Batch, Desk, Facts, close_books
@@ -209,9 +209,13 @@ class Pilot:
                 self._begin()
         except HostFault as fault:
             self._leaving = Leaving(f"host_fault: {fault}", TRY_AGAIN_CODE)
-        except EndpointDown as fault:
+        except (EndpointDown, NoCredentials) as fault:
+            # In a container both come from the host: its network, its agent.
             if not self.options.batch_job:
                 raise
+            self._leaving = Leaving(f"host_fault: {fault}", TRY_AGAIN_CODE)
+        except OSError as fault:
+            # Whatever the disk or the kernel of this host says that nobody foresaw: others may do better.
             self._leaving = Leaving(f"host_fault: {fault}", TRY_AGAIN_CODE)
         except SetUpError as error:
             self._leaving = Leaving(f"set_up: {error}", SET_UP_CODE, stop_run=str(error))
@@ -470,11 +474,12 @@ class Pilot:
             executor.close(0.5)
         if self._scratch is not None:
             self._scratch.close()
-        if leaving.reason.startswith("host_fault"):
+        kind = leaving.reason.partition(":")[0]
+        if kind == Cause.HOST_FAULT or (kind == Cause.SET_UP and self.options.batch_job):
             # A bad host that gave its slot back at once would swallow a whole array.
             seconds = self.workflow.timing.host_fault_wait_seconds if self._workflow else 60.0
             self._wait(seconds)
-        elif leaving.reason.startswith("spot"):
+        elif kind == Cause.SPOT:
             self._wait(SPOT_WAIT_SECONDS)
         return leaving.exit_code
 

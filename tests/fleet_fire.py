@@ -1,0 +1,139 @@
+"""Fleets under fire on the local cloud: what short and long forms of one proof share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from driver_support import Place
+
+from pyanamo_core import driver
+from pyanamo_core.driver import Outcome
+from pyanamo_core.ledger import Ledger
+from pyanamo_core.model import Attempt, Run
+from pyanamo_core.workflow import Workflow
+
+STATUSES = ("SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING", "SUCCEEDED", "FAILED")
+
+
+def children(place: Place, run: Run, *statuses: str) -> list[dict[str, Any]]:
+    """The run's children (plain jobs are children too), described."""
+    batch = place.clients.client("batch")
+    found: list[str] = []
+    for job in place.jobs(run):
+        if "arrayProperties" not in job:
+            found.append(job["jobId"])
+            continue
+        for status in statuses or STATUSES:
+            pages = batch.get_paginator("list_jobs").paginate(arrayJobId=job["jobId"], jobStatus=status)
+            found += [child["jobId"] for page in pages for child in page["jobSummaryList"]]
+    told: list[dict[str, Any]] = []
+    for start in range(0, len(found), 100):
+        told += batch.describe_jobs(jobs=found[start : start + 100])["jobs"]
+    return [job for job in told if not statuses or job["status"] in statuses]
+
+
+def running(place: Place, run: Run) -> list[str]:
+    """Ids of the children that run, by their index."""
+    jobs = children(place, run, "RUNNING")
+    return [job["jobId"] for job in sorted(jobs, key=lambda job: job.get("arrayProperties", {}).get("index", 0))]
+
+
+class Watched:
+    """A watch in a thread; `outcome` waits for its end."""
+
+    def __init__(self, place: Place, ledger: Ledger, run: Run, workflow: Workflow, **more: Any) -> None:
+        self._ended: list[Outcome | BaseException] = []
+        self._stop = threading.Event()
+
+        def watch() -> None:
+            name = driver.watcher_name()
+            try:
+                outcome = driver.watch(
+                    place.clients, ledger, run.run_id, workflow, watcher=name, stop=self._stop, **more
+                )
+                self._ended.append(outcome)
+            except BaseException as error:  # noqa: BLE001 - told to the test
+                self._ended.append(error)
+
+        self._thread = threading.Thread(target=watch, name=f"watch {run.run_id}", daemon=True)
+        self._thread.start()
+
+    def outcome(self, seconds: float = 120.0) -> Outcome:
+        self._thread.join(timeout=seconds)
+        self._stop.set()
+        if not self._ended:
+            self._thread.join(timeout=10)
+            raise AssertionError(f"the run has not ended within {seconds:.0f} s")
+        (ended,) = self._ended
+        if isinstance(ended, BaseException):
+            raise ended
+        return ended
+
+
+def attempts_of(ledger: Ledger) -> list[Attempt]:
+    return [attempt for item in ledger.items() for attempt in ledger.attempts(item.item_id)]
+
+
+# ------------------------------------------------------------------------------------------------------ a bad host
+
+
+@dataclass(frozen=True)
+class BadHostFigures:
+    """How much of an array a bad host took."""
+
+    outcome: str
+    done: int
+    seconds: float
+    starts_on_bad: int
+    starts_on_good: int
+    failed_children: int
+    submissions: int
+
+
+def run_with_a_bad_host(
+    place: Place, workflow: Workflow, lines: Sequence[str], fault: dict[str, str], *, good_hosts: int, slots: int = 2
+) -> tuple[BadHostFigures, Ledger]:
+    """A whole run while the first host, with room for `slots` pilots, has a fault; the others, as big, have none."""
+    place.cloud.set_hosts(
+        place.name,
+        [{"vcpus": slots, "environment": fault, "instance": "i-bad"}]
+        + [{"vcpus": slots, "instance": f"i-good{number}"} for number in range(good_hosts)],
+    )
+    ledger, version = place.filled(workflow, lines)
+    run = driver.begin(ledger, version, workflow)
+    began = time.monotonic()
+    watcher = driver.watcher_name()
+    driver.fan_out(place.clients, ledger, run, workflow, watcher=watcher)
+    outcome = driver.watch(place.clients, ledger, run.run_id, workflow, watcher=watcher)
+    seconds = time.monotonic() - began
+    starts: Counter[str] = Counter()
+    jobs = children(place, outcome.run)
+    for job in jobs:
+        for attempt in job["attempts"]:
+            starts[attempt["container"]["containerInstanceArn"].rpartition("/")[2]] += 1
+    bad = starts.pop("i-bad", 0)
+    figures = BadHostFigures(
+        outcome=outcome.outcome,
+        done=outcome.counts.done,
+        seconds=seconds,
+        starts_on_bad=bad,
+        starts_on_good=sum(starts.values()),
+        failed_children=sum(
+            1 for job in jobs if job["status"] == "FAILED" and not job["isCancelled"] and not job["isTerminated"]
+        ),
+        submissions=len(outcome.run.submissions),
+    )
+    return figures, ledger
+
+
+def unwritable(folder: Path) -> Path:
+    """A path below a file: nothing can be made there, not even by root."""
+    file = folder / "a-file"
+    file.touch()
+    return file / "scratch"
