@@ -48,6 +48,12 @@ KNOWN: Final[tuple[Known, ...]] = (
     Known("run", "The run that a pilot works for", ("PYANAMO_RUN",)),
     Known("items", "Items that a pilot holds at a time", ("PYANAMO_ITEMS",), field="items"),
     Known("nests", "Nests that run at a time per item", ("PYANAMO_NESTS",), field="nests"),
+    Known(
+        "wall_time",
+        "Seconds after which a pilot hands back and leaves",
+        ("PYANAMO_WALL_TIME",),
+        field="wall_time_seconds",
+    ),
     Known("results", "Where results go", ("S3_BUCKET",), field="buckets.results"),
     Known("scripts", "The task scripts; empty: the packaged ones", ("PYANAMO_SCRIPTS",), field="scripts"),
     Known("pilots", "Pilots of a run", (), "--pilots", "pilots"),
@@ -136,7 +142,7 @@ def _one(
         value: Any = workflow
         for part in known.field.split("."):
             value = getattr(value, part)
-        return str(value), f"workflow version {version}" if version else "workflow file"
+        return "" if value is None else str(value), f"workflow version {version}" if version else "workflow file"
     if known.name == "table" and folder is not None and (name := table_of_folder(folder)):
         return name, f"file {WORKFLOW_FILE}"
     return known.default, "default"

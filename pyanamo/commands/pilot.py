@@ -14,17 +14,22 @@ if TYPE_CHECKING:
     from pyanamo_core.pilot import Pilot
 
 
-@command(example=("pyanamo pilot --table HaplotypeCaller", "PYANAMO_TABLE=HaplotypeCaller pyanamo pilot --items 2"))
+@command(example=("pyanamo pilot --table HaplotypeCaller", "PYANAMO_TABLE=HaplotypeCaller pyanamo pilot -w 3600"))
 def pilot(
     context: Context,
     items: Annotated[int | None, typer.Option("--items", min=1, help="Items to hold at a time.")] = None,
     nests: Annotated[int | None, typer.Option("--nests", min=1, help="Nests at a time, of each item.")] = None,
     run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="The run to work for.")] = None,
+    wall_time: Annotated[
+        float | None,
+        typer.Option("--wall-time", "-w", metavar="SECONDS", help="Hand back and leave before so long has passed."),
+    ] = None,
 ) -> None:
     """Work as a pilot: claim items, run their nests, until nothing is left. This is the container's command."""
     os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
     environ = dict(context.environ)
-    for name, value in {"PYANAMO_ITEMS": items, "PYANAMO_NESTS": nests, "PYANAMO_RUN": run}.items():
+    told = {"PYANAMO_ITEMS": items, "PYANAMO_NESTS": nests, "PYANAMO_RUN": run, "PYANAMO_WALL_TIME": wall_time}
+    for name, value in told.items():
         if value is not None:
             environ[name] = str(value)
     environ["PYANAMO_TABLE"] = context.table_name

@@ -179,6 +179,8 @@ class LedgerBase:
                 answer = self._store.update(rows.key(before.item_id, x.ITEM_ROW), expressions, quick=quick)
             except NoAnswer as none:
                 if self._clock.monotonic() + pause >= until:
+                    if quick:  # the patient read would hang longer than the whole beat may
+                        raise OutcomeUnknown(move=move.value, what=f"item {before.item_id}", reason=str(none)) from none
                     return self._settled(move, before.item_id, token, none)
                 self._clock.sleep(pause * self._rng.uniform(0.5, 1.0))
                 pause = min(_LONGEST_PAUSE, 2 * pause)

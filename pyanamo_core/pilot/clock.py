@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from collections import deque
@@ -15,6 +16,8 @@ from pyanamo_core.protocols import Clock
 OFFSET_SAMPLES: Final = 5
 OFFSET_SECONDS: Final = 3600.0
 """How often the offset is measured again."""
+
+_log = logging.getLogger("pyanamo.pilot")
 _LOCUS: Final = re.compile(r".+:([\d,]+)-([\d,]+)")
 
 
@@ -132,11 +135,15 @@ class OffsetMeter:
         with self._lock:
             self._samples.append((told, self._clock.now() - self._clock.offset_seconds))
 
-    def adjust(self) -> float | None:
+    def adjust(self, *, at_work: bool = False) -> float | None:
         """Set the clock's offset if it is due and there are samples enough; the offset in seconds, or None.
 
+        Args:
+            at_work: the pilot holds items. A clock that went astray since is then followed by the offset, whatever it
+                is: AWS's time is what leases count by.
+
         Raises:
-            ClockOff: more than 60 s.
+            ClockOff: more than 60 s, unless `at_work`.
         """
         now = self._clock.monotonic()
         with self._lock:
@@ -145,7 +152,9 @@ class OffsetMeter:
             return None
         offset = median_offset(samples)
         if abs(offset) > MAX_OFFSET_SECONDS:
-            raise ClockOff(offset_seconds=offset, limit_seconds=MAX_OFFSET_SECONDS)
+            if not at_work:
+                raise ClockOff(offset_seconds=offset, limit_seconds=MAX_OFFSET_SECONDS)
+            _log.warning("this machine's clock is %.0f s off AWS's by now: it is corrected for that", offset)
         self._set_at = now
         # Whole seconds are told: less than that is noise, and a clock that is right shall stay as it is.
         self._clock.offset_seconds = offset if abs(offset) > 1.0 else 0.0

@@ -209,12 +209,6 @@ class Loop:
             # Others were quicker: look again soon, but not at once.
             self._claim_at = self._floor.clock.monotonic() + min(0.2, self._floor.workflow.timing.sweep_seconds)
 
-    # ------------------------------------------------------------------ nests
-
-    # ------------------------------------------------------------------ what leases, users and hosts say
-
-    # ------------------------------------------------------------------ settling
-
     # ------------------------------------------------------------------ beats
 
     def on_beat(self) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from pyanamo_core.errors import ScriptRefused
 from pyanamo_core.model import Cause, NestCall, NestResult, Output
 from pyanamo_core.pilot.environment import Setting, command_line, task_environment
 from pyanamo_core.pilot.outputs import Hook, Unverified, ask_hook, check_output, read_result
-from pyanamo_core.pilot.process import Ended, Process, Program
+from pyanamo_core.pilot.process import TERM_SECONDS, Ended, Process, Program
 from pyanamo_core.pilot.verdict import Evidence, cause_of
 from pyanamo_core.protocols import Clock
 
@@ -60,15 +61,17 @@ class Task:
     """Of this nest alone, instead of the bench's."""
     _process: Process | None = None
     _stopped_by: Cause | None = None
+    _stopping: threading.Event = field(default_factory=threading.Event)
     marks: tuple[tuple[int, float], ...] = ()
     log_bytes: int = 0
 
-    def stop(self, cause: Cause) -> None:
-        """End it; idempotent, from any thread, also before it has begun."""
+    def stop(self, cause: Cause, *, term_seconds: float = TERM_SECONDS) -> None:
+        """End it: TERM, and KILL after so long; idempotent, from any thread, also before it has begun."""
         if self._stopped_by is None:
             self._stopped_by = cause
+        self._stopping.set()
         if self._process is not None:
-            self._process.stop(cause)
+            self._process.stop(cause, term_seconds=term_seconds)
 
     @property
     def stopped(self) -> bool:

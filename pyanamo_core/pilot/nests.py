@@ -143,7 +143,7 @@ class Nests:
         held.lost = True
         self._floor.leases.drop(item_id)
         for task in held.running.values():
-            task.stop(Cause.LOST)
+            task.stop(Cause.LOST, term_seconds=self._floor.leases.term_seconds)
 
     def on_cancelled(self, item_id: str) -> None:
         """A user has cancelled an item of ours."""

@@ -26,7 +26,8 @@ class PilotOptions:
     """Only `table` is needed. What overrides the workflow is recorded in the pilot's row.
 
     `run_id` empty: a free pilot under the newest workflow's defaults. `items`, `nests`, `results` (s3://bucket/prefix)
-    and `scripts` (archive or folder) override the workflow. `array_index` is None outside an array.
+    and `scripts` (archive or folder) override the workflow, as does `wall_time_seconds`, from the pilot's start.
+    `array_index` is None outside an array.
     """
 
     table: str
@@ -35,6 +36,7 @@ class PilotOptions:
     nests: int | None = None
     results: str = ""
     scripts: str = ""
+    wall_time_seconds: float | None = None
     scratch: Path | None = None
     staging: Path | None = None
     batch_job: str = ""
@@ -44,8 +46,8 @@ class PilotOptions:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> PilotOptions:
-        """From PYANAMO_TABLE, PYANAMO_RUN, PYANAMO_ITEMS, PYANAMO_NESTS, PYANAMO_SCRIPTS, PYANAMO_SCRATCH,
-        PYANAMO_STAGING, S3_BUCKET and Batch's own variables.
+        """From PYANAMO_TABLE, PYANAMO_RUN, PYANAMO_ITEMS, PYANAMO_NESTS, PYANAMO_WALL_TIME (seconds), PYANAMO_SCRIPTS,
+        PYANAMO_SCRATCH, PYANAMO_STAGING, S3_BUCKET and Batch's own variables.
 
         Raises:
             TableNotNamed, OptionInvalid.
@@ -62,6 +64,7 @@ class PilotOptions:
             nests=_positive(environ, "PYANAMO_NESTS"),
             results=environ.get("S3_BUCKET", ""),
             scripts=environ.get("PYANAMO_SCRIPTS", ""),
+            wall_time_seconds=_seconds(environ, "PYANAMO_WALL_TIME"),
             scratch=Path(scratch) if scratch else None,
             staging=Path(staging) if staging else None,
             batch_job=environ.get("AWS_BATCH_JOB_ID", ""),
@@ -81,6 +84,7 @@ class PilotOptions:
             "PYANAMO_NESTS": str(self.nests or ""),
             "S3_BUCKET": self.results,
             "PYANAMO_SCRIPTS": self.scripts,
+            "PYANAMO_WALL_TIME": f"{self.wall_time_seconds:g}" if self.wall_time_seconds else "",
         }
         return {name: value for name, value in told.items() if value}
 
@@ -102,3 +106,16 @@ def _positive(environ: Mapping[str, str], name: str) -> int | None:
     if not value.isdecimal() or int(value) < 1:
         raise OptionInvalid(name=name, value=value, reason="it must be a whole number, at least 1")
     return int(value)
+
+
+def _seconds(environ: Mapping[str, str], name: str) -> float | None:
+    value = environ.get(name)
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds < float("inf"):
+        raise OptionInvalid(name=name, value=value, reason="it must be a number of seconds, above 0")
+    return seconds

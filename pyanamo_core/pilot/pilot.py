@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from pyanamo_core.clock import SystemClock
 from pyanamo_core.errors import EndpointDown, HostFault, NoCredentials, PilotTooOld, SetUpError
-from pyanamo_core.model import Cause, PilotRecord, Run
+from pyanamo_core.model import Cause, Mode, PilotRecord, Run
 from pyanamo_core.pilot.candidates import Candidates
 from pyanamo_core.pilot.clock import OFFSET_SAMPLES, Learner, OffsetMeter, WallTimeKeeper
 from pyanamo_core.pilot.desk import Batch, Desk, Facts, close_books
@@ -33,7 +33,7 @@ from pyanamo_core.pilot.environment import Setting
 from pyanamo_core.pilot.executor import DaemonPool, ThreadExecutor
 from pyanamo_core.pilot.floor import Floor, Job
 from pyanamo_core.pilot.lease import Leases
-from pyanamo_core.pilot.leaving import FirstFailures, Leaving, by_mode
+from pyanamo_core.pilot.leaving import FirstFailures, Leaving, meaning_of_signal
 from pyanamo_core.pilot.logs import LogShipper
 from pyanamo_core.pilot.loop import Loop
 from pyanamo_core.pilot.nest import Bench, container_memory_mb
@@ -204,6 +204,8 @@ class Pilot:
         try:
             if not self._abandonable(self._open):
                 return
+            if self._watch_for_notices():
+                return
             ready = self._abandonable(self._furnish)
             if ready:
                 self._begin()
@@ -223,21 +225,43 @@ class Pilot:
             _log.error("%s", self._leaving.reason)
 
     def _abandonable(self, step: Callable[[], None]) -> bool:
-        """Run a step that may take long in a thread; False if a signal came first, what it means being decided then."""
+        """Run a step that may take long in a thread; False if a signal or a Spot notice came first: the pilot leaves."""
         future = DaemonPool(1, "prepare").submit(step)
         while True:
             try:
                 future.result(timeout=_POLL_SECONDS)
-                if self._signals.received is None:
+                if not self._told_to_end:
                     return True
             except Unfinished:
                 if future.done():
                     raise
-            if self._signals.received is not None:
-                self._leaving = self._leave_by_signal()
+            if self._told_to_end:
+                self._leaving = self._leave_early()
                 return False
 
-    def _leave_by_signal(self) -> Leaving:
+    @property
+    def _told_to_end(self) -> bool:
+        """Has a signal come, or a Spot notice?"""
+        return self._signals.received is not None or bool(self._spot and self._spot.notice)
+
+    def _watch_for_notices(self) -> bool:
+        """Begin to ask for a Spot notice; True if there is one already: nothing is staged or claimed then."""
+        if self._metadata is None:
+            return False
+        self._spot = SpotWatch(
+            self._metadata,
+            self._clock,
+            lambda notice: self._inbox.put(lambda: self._tell(lambda loop: loop.on_spot(notice))),
+        )
+        if self._spot.look():
+            self._leaving = self._leave_early()
+            return True
+        self._spot.start()
+        return False
+
+    def _leave_early(self) -> Leaving:
+        """What a signal or a notice means before anything was claimed."""
+        mode, reason = Mode.RUN, ""
         ledger = self._ledger
         if self.run is not None and ledger is not None:
             run_id = self.run.run_id
@@ -246,10 +270,21 @@ class Pilot:
                 run = asked.result(timeout=CLOSING_SECONDS)
             except Exception:  # noqa: BLE001 - no answer: it was an ordinary drain
                 run = self.run
-            told = by_mode(run.mode, run.reason)
-            if told is not None:
-                return Leaving(told.reason, told.exit_code)
-        return Leaving(f"drained: signal {self._signals.received} before the first claim", TRY_AGAIN_CODE)
+            mode, reason = run.mode, run.reason
+        wall_time = self._wall_time if self._workflow is not None else None
+        meaning = meaning_of_signal(
+            self._signals.received or 0,
+            mode,
+            reason,
+            spot_notice=self._spot.notice if self._spot else "",
+            wall_time_over=wall_time is not None and self._clock.monotonic() - self._started >= wall_time,
+        )
+        early = " before the first claim" if meaning.reason.startswith("drained: signal") else ""
+        return Leaving(meaning.reason + early, meaning.exit_code)
+
+    @property
+    def _wall_time(self) -> float | None:
+        return self.options.wall_time_seconds or self.workflow.wall_time_seconds
 
     def _open(self) -> None:
         clients: Any = self._clients
@@ -376,7 +411,7 @@ class Pilot:
             leases=self._leases,
             bench=bench,
             learner=learner,
-            keeper=WallTimeKeeper(workflow.wall_time_seconds, self._started, clock, learner),
+            keeper=WallTimeKeeper(self._wall_time, self._started, clock, learner),
             clock=clock,
             inbox=inbox,
             memory_mb=memory_mb,
@@ -402,10 +437,7 @@ class Pilot:
 
     def _beat(self) -> None:
         if self._meter is not None:
-            try:
-                self._meter.adjust()
-            except Exception as error:  # noqa: BLE001 - a clock that went astray while items are held: leases still count monotonically
-                _log.warning("%s", error)
+            self._meter.adjust(at_work=True)
         self._inbox.put(lambda: self._tell(lambda loop: loop.on_beat()))
 
     def _begin(self) -> None:
@@ -423,22 +455,18 @@ class Pilot:
             self.options.run_id or "none",
         )
         leases.start()
-        if self._metadata is not None:
-            self._spot = SpotWatch(
-                self._metadata, self._clock, lambda notice: self._inbox.put(partial(loop.on_spot, notice))
-            )
-            self._spot.start()
         pilots = self.run.limits.max_pilots if self.run else 1
         jitter = min(self.workflow.timing.start_jitter_seconds, pilots * self._items / LOOPS_PER_JITTER_SECOND)
         until = self._clock.monotonic() + self._rng.uniform(0.0, jitter)
-        while self._clock.monotonic() < until and self._signals.received is None:
+        while self._clock.monotonic() < until and not self._told_to_end:
             self._clock.sleep(min(_POLL_SECONDS, until - self._clock.monotonic()))
-        if self._signals.received is not None:
+        if self._told_to_end:
+            self._leaving = self._leave_early()
             return
         first: Future[Batch] = desk.claim(self._items)
         first.add_done_callback(lambda done: self._inbox.put(partial(loop.on_claimed, done)))
         loop.claiming_began()
-        while not first.done() and self._signals.received is None:
+        while not first.done() and not self._told_to_end:
             self._clock.sleep(_POLL_SECONDS / 5)
 
     # ------------------------------------------------------------------ work
@@ -501,9 +529,9 @@ class Pilot:
             _log.warning("the pilot's last row was not written: %s", error or type(error).__name__)
 
     def _wait(self, seconds: float) -> None:
+        """Wait, unless the host's end has been told: 30 s after TERM comes KILL, and with it another exit code."""
         until = self._clock.monotonic() + seconds
-        seen = self._signals.received
-        while self._clock.monotonic() < until and self._signals.received == seen:
+        while self._clock.monotonic() < until and self._signals.received is None:
             self._clock.sleep(_POLL_SECONDS)
 
 

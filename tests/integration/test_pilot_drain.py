@@ -321,6 +321,79 @@ def test_a_spot_notice_hands_back_and_waits_for_the_hosts_end(
     )
 
 
+@pytest.mark.parametrize(("mode", "told"), [(Mode.RUN, (75, "spot")), (Mode.CANCEL, (0, "cancelled"))])
+def test_a_notice_that_is_there_at_start_lets_a_pilot_claim_nothing(
+    tmp_path: Path, instance: str, mode: Mode, told: tuple[int, str]
+) -> None:
+    # Given an instance that will be taken away, and an item to do
+    world = World(tmp_path, make_workflow())
+    world.begin_run()
+    world.add("a", "seq", "1")
+    Instance.notice = '{"action": "terminate", "time": "2030-01-01T00:00:00Z"}'
+    if mode is not Mode.RUN:
+        world.ledger.set_mode("r1", mode)
+
+    # When a pilot starts on it, and the host's end comes while it waits for that
+    when(lambda: any(each.ended for each in world.ledger.pilots()), term())
+    code, leaving = work(world, "r1", environ={"AWS_EC2_METADATA_SERVICE_ENDPOINT": instance})
+
+    # Then it has claimed nothing, and Batch starts it again elsewhere, unless the run has ended
+    assert (code, leaving.partition(":")[0]) == told
+    assert world.ledger.item("a").fence == 0
+
+
+def test_a_notice_that_comes_while_staging_lets_a_pilot_claim_nothing(
+    world: World, instance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given staging that takes for ever
+    monkeypatch.setattr("pyanamo_core.pilot.drain.SPOT_POLL_SECONDS", 0.05)
+    staging, never = threading.Event(), threading.Event()
+
+    def slow(*_: Any, **__: Any) -> Any:
+        staging.set()
+        never.wait(300)
+
+    monkeypatch.setattr(pilot_module, "stage", slow)
+    world.add("a", "seq", "1")
+
+    def notice() -> None:
+        Instance.notice = '{"action": "stop", "time": "2030-01-01T00:00:00Z"}'
+
+    # When the notice comes in the middle of it
+    when(staging.is_set, notice)
+    when(lambda: any(each.ended for each in world.ledger.pilots()), term())
+    code, leaving = work(world, environ={"AWS_EC2_METADATA_SERVICE_ENDPOINT": instance})
+
+    # Then nothing is claimed
+    assert (code, leaving) == (75, "spot: stop at 2030-01-01T00:00:00Z")
+    assert world.ledger.item("a").fence == 0
+    never.set()
+
+
+def test_a_term_that_comes_with_a_notice_is_the_hosts_end_and_not_waited_for(
+    world: World, instance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a pilot in mid-nest that has heard of its instance's end and whose children do not listen
+    monkeypatch.setattr("pyanamo_core.pilot.drain.SPOT_POLL_SECONDS", 0.05)
+    world.shell("a", f'trap "" TERM; touch {world.folder}/began; while true; do sleep 1; done', "1")
+
+    def notice() -> None:
+        monkeypatch.setattr(pilot_module.SystemClock, "sleep", waits)
+        Instance.notice = '{"action": "terminate", "time": "2030-01-01T00:00:00Z"}'
+        threading.Timer(0.5, term()).start()
+
+    def waits(*_: Any) -> None:
+        raise AssertionError("it waits for KILL, which would change its exit code")
+
+    when((world.folder / "began").exists, notice)
+
+    # When TERM comes while it still hands back; then it leaves as soon as that is done
+    code, leaving = work(world, environ={"AWS_EC2_METADATA_SERVICE_ENDPOINT": instance})
+
+    assert (code, leaving) == (75, "spot: terminate at 2030-01-01T00:00:00Z")
+    assert world.ledger.item("a").state is State.TODO
+
+
 def test_a_token_that_has_run_out_is_renewed(instance: str) -> None:
     metadata = Metadata(instance)
     metadata._token = "old"

@@ -143,3 +143,50 @@ def test_a_clock_that_is_over_a_minute_off_is_refused() -> None:
 
     with pytest.raises(ClockOff, match="-70"):
         meter.adjust()
+
+
+class MovedClock(SystemClock):
+    """A machine's clock that somebody sets, while the monotonic one goes on."""
+
+    wall = 0.0
+    passed = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.wall
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.passed
+
+
+def test_the_offset_is_measured_again_each_hour_of_a_pilots_life() -> None:
+    # Given a pilot whose clock was right at its start
+    clock = MovedClock()
+    meter, client = OffsetMeter(clock), Events()
+    meter.listen(client)
+    right = SystemClock()
+
+    def hear() -> None:
+        for _ in range(15):
+            client.answer(formatdate(right.now(), usegmt=True))
+
+    hear()
+    assert meter.adjust() == 0.0
+
+    # When the clock is then 30 s ahead
+    clock.wall = 30.0
+    hear()
+
+    # Then that is found within the hour after which it is looked at again, and corrected
+    clock.passed = 3500.0
+    assert meter.adjust(at_work=True) is None
+    clock.passed = 3700.0
+    assert meter.adjust(at_work=True) == pytest.approx(-30.0, abs=1.0)
+    assert clock.now() == pytest.approx(right.now(), abs=2.0)
+
+
+def test_a_clock_that_goes_astray_at_work_is_corrected_whatever_it_is_off() -> None:
+    # Given a pilot that holds items: to leave would help nobody, and its deadlines are monotonic
+    meter, clock = metered(300.0, 5)
+
+    assert meter.adjust(at_work=True) == pytest.approx(300.0, abs=1.0)
+    assert clock.offset_seconds == pytest.approx(300.0, abs=1.0)

@@ -32,6 +32,19 @@ def test_overrides_are_told() -> None:
     }
 
 
+def test_a_wall_time_in_seconds_overrides_the_workflows() -> None:
+    options = PilotOptions.from_environment({"PYANAMO_TABLE": "Seq", "PYANAMO_WALL_TIME": "3600"})
+
+    assert options.wall_time_seconds == 3600
+    assert options.overrides() == {"PYANAMO_WALL_TIME": "3600"}
+
+
+@pytest.mark.parametrize("value", ["0", "-5", "1h", "inf", "nan"])
+def test_a_wall_time_that_is_none_is_refused(value: str) -> None:
+    with pytest.raises(OptionInvalid, match="PYANAMO_WALL_TIME"):
+        PilotOptions.from_environment({"PYANAMO_TABLE": "Seq", "PYANAMO_WALL_TIME": value})
+
+
 def test_batch_tells_job_attempt_and_index() -> None:
     options = PilotOptions.from_environment(
         {
