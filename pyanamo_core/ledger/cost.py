@@ -16,6 +16,7 @@ from pyanamo_core.model import Definition, Item, Move, Nest, State
 
 DOLLARS_PER_MILLION_WRITES: Final = 0.625
 
+_SOME_TIME: Final = 1_799_999_999.999
 _ROW = 1
 _INDEX_PUT = 1
 _INDEX_MOVED = 2
@@ -56,7 +57,7 @@ def definition_units(item_id: str, definition: Definition) -> int:
     blank = Item(item_id=item_id, task_id="", state=State.TODO)
     if rows.fits_inline(blank, definition):
         return 0
-    return sum(units(rows.size(row)) for row in rows.definition_rows(item_id, definition))
+    return sum(units(rows.size(row)) for row in rows.definition_rows(item_id, definition, _SOME_TIME))
 
 
 def import_units(item_id: str, definition: Definition) -> int:

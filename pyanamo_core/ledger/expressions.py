@@ -289,6 +289,10 @@ RUN_EXISTS: Final = "attribute_exists(itemID)"
 RUN_LIVE: Final = "attribute_exists(itemID) AND attribute_not_exists(ended)"
 RUN_WITHDRAW: Final = "token = :token AND watcher_fence = :zero"
 
+AS_SEEN: Final = "ItemState = :seen_state AND fence = :seen_fence AND last_move = :seen_move"
+"""A repair of fsck: nothing has moved since it looked."""
+PILOT_AS_SEEN: Final = "attribute_exists(itemID) AND last_beat = :seen_beat"
+
 # ---------------------------------------------------------------------------------------------------------- updates
 
 CLAIM_UPDATE: Final = (
@@ -424,6 +428,18 @@ class Expressions:
         if update:
             told["UpdateExpression"] = update
         return told
+
+
+def as_seen(seen: Mapping[str, Any | None]) -> tuple[str, dict[str, Any]]:
+    """The condition that a row stands and that these attributes are as seen (None: absent), and its values."""
+    told, values = ["attribute_exists(itemID)"], dict[str, Any]()
+    for name, value in seen.items():
+        if value is None:
+            told.append(f"attribute_not_exists({name})")
+        else:
+            told.append(f"{name} = :seen_{name}")
+            values[f":seen_{name}"] = value
+    return " AND ".join(told), values
 
 
 def set_and_remove(sets: Iterable[str], removes: Iterable[str]) -> str:

@@ -78,9 +78,9 @@ class UserMoves(NestRows):
         return Imported.EDITED
 
     def _put_definition(self, item_id: str, definition: Definition) -> None:
-        """Write the DEF rows. Their key holds their content's hash, so that a repetition changes nothing."""
+        """Write the DEF rows. Their key holds their content's hash, so that a repetition changes nothing but their date."""
         until = self._clock.monotonic() + USER_SECONDS
-        for row in rows.definition_rows(item_id, definition):
+        for row in rows.definition_rows(item_id, definition, self._now()):
             self._put(row, "", {}, until=until)
 
     def definition(self, item: Item) -> Definition:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
@@ -288,8 +288,12 @@ def definition_attributes(definition: Definition) -> Row:
     return row
 
 
-def definition_rows(item_id: str, definition: Definition) -> list[Row]:
-    """The DEF rows of a definition: the first with the script, each with up to 300 KB of the values."""
+def definition_rows(item_id: str, definition: Definition, now: float) -> list[Row]:
+    """The DEF rows of a definition: the first with the script, each with up to 300 KB of the values.
+
+    Args:
+        now: when they are written; by this fsck tells what is left over from what an import is about to name.
+    """
     chunks: list[list[str]] = [[]]
     taken = len(definition.script.encode())
     for value in definition.arguments:
@@ -301,7 +305,7 @@ def definition_rows(item_id: str, definition: Definition) -> list[Row]:
         taken += needs
     rows: list[Row] = []
     for number, chunk in enumerate(chunks):
-        row = key(item_id, x.definition_row(definition.hash, number))
+        row = key(item_id, x.definition_row(definition.hash, number)) | {x.CREATED: pack(now)}
         if number == 0:
             row |= {x.TASK_SCRIPT: {"S": definition.script}, x.PARTS: pack(len(chunks))}
         if chunk:
@@ -438,9 +442,14 @@ def written(item: Item, name: str, more: Row, token: str) -> tuple[str, Row]:
 
     A field that is unset is removed.
     """
-    row, fields = item_attributes(item), x.WRITES[name]
-    sets = {x.ITEM[field]: row[x.ITEM[field]] for field in fields if x.ITEM[field] in row}
-    removes = [x.ITEM[field] for field in fields if x.ITEM[field] not in row]
-    removes += x.DROPS.get(name, ())
-    sets |= more | {x.LAST_MOVE: {"S": token}}
+    return written_fields(item, x.WRITES[name], more, token, x.DROPS.get(name, ()))
+
+
+def written_fields(
+    item: Item, fields: Iterable[str], more: Row, token: str, drops: Iterable[str] = ()
+) -> tuple[str, Row]:
+    """The same for fields that are named one by one; `drops` are attributes to remove."""
+    row, names = item_attributes(item), [x.ITEM[field] for field in fields]
+    sets = {name: row[name] for name in names if name in row} | more | {x.LAST_MOVE: {"S": token}}
+    removes = [name for name in names if name not in row] + list(drops)
     return x.set_and_remove(sets, removes), {f":{name}": value for name, value in sets.items()}

@@ -254,6 +254,17 @@ class Store:
                 return bound
         return found
 
+    def scan(self) -> Iterator[list[Row]]:
+        """Every row of the table by strong reads, a page (up to 1 MB) at a time; rows of one hash key come together."""
+        client = self.clients.client("dynamodb")
+        parameters: dict[str, Any] = {"TableName": self.table, "ConsistentRead": True}
+        while True:
+            page = self._read("Scan", client.scan, **parameters)
+            yield page["Items"]
+            if "LastEvaluatedKey" not in page:
+                return
+            parameters = {**parameters, "ExclusiveStartKey": page["LastEvaluatedKey"]}
+
     def _queue_query(self, queue: str, at_least: str, below: str) -> dict[str, Any]:
         said, values = "queue = :queue", {":queue": {"S": queue}}
         if at_least and below:

@@ -91,10 +91,10 @@ class Versions(LedgerBase):
         if schema > SCHEMA:
             raise SchemaNewer(table=self.table, found=schema, known=SCHEMA)
         number = int(row[x.RANGE]["S"].removeprefix(x.VERSION_PREFIX))
-        return number, _tolerant(json.loads(row[x.WORKFLOW]["S"])), unpack(row[x.SHARDS])
+        return number, tolerant(json.loads(row[x.WORKFLOW]["S"])), unpack(row[x.SHARDS])
 
 
-def _tolerant(told: dict[str, Any]) -> Workflow:
+def tolerant(told: dict[str, Any]) -> Workflow:
     """The workflow of a row that a newer PyAnamo may have written: additive fields, unknown here, are left aside."""
     try:
         return Workflow.model_validate(told)

@@ -54,7 +54,7 @@ def test_the_fullest_row_with_its_message_has_at_most_920_bytes(length: int) -> 
 
 def test_a_long_definition_is_cut_between_values_into_rows_of_at_most_300_kb() -> None:
     definition = Definition(script="s" * 1000, arguments=tuple(str(n) * 50 for n in range(10_000)))
-    found = rows.definition_rows("NA12878", definition)
+    found = rows.definition_rows("NA12878", definition, 1_800_000_000.0)
     assert len(found) == 7
     assert all(rows.size(row) < 400_000 for row in found)
     assert [row["row"]["S"][-3:] for row in found] == [f"{n:03d}" for n in range(7)]
