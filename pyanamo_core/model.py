@@ -311,6 +311,12 @@ class PilotRecord(Value):
     overrides: dict[str, str] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
     clock_offset_seconds: float = 0.0
+    free_disk_mb: int | None = None
+    """Where it works; below the workflow's `min_free_disk_mb` it starts nothing."""
+    free_staging_mb: int | None = None
+    memory_mb: int | None = None
+    """In use by its container, and the container's limit (None: it has none)."""
+    memory_limit_mb: int | None = None
 
 
 class Submission(Value):
@@ -455,5 +461,7 @@ class NestResult(Value):
     tags: tuple[str, ...] = ()
     figures: dict[str, Any] = Field(default_factory=dict)
     tail: str = ""
+    evidence: str = ""
+    """At most 120 bytes, for the attempt's row."""
     log_path: str = ""
     """The log file on this machine, for the upload."""

@@ -107,7 +107,14 @@ class Workflow(Value):
     nests: int = Field(default=1, ge=1, le=1000, description="Nests that run at a time per item (PYANAMO_NESTS)")
     vcpus: float = Field(default=1, gt=0)
     memory_mb: int = Field(default=2048, ge=64, description="Memory of a pilot's container")
+    min_free_disk_mb: int = Field(
+        default=512, ge=0, description="With less room for work a pilot starts nothing and, if nothing runs, leaves"
+    )
     nest_time_seconds: float | None = Field(default=None, gt=0, description="Deadline of one nest")
+    nest_silence_seconds: float | None = Field(
+        default=1800.0, gt=0, description="A nest without CPU and output for so long is hung and ended; null: never"
+    )
+    stop_on_failure: bool = Field(default=False, description="The first failed nest ends its item's siblings")
     wall_time_seconds: float | None = Field(default=None, gt=0, description="A pilot's wall time (PyAnamo 1's -w)")
     budgets: Budgets = Budgets()
     timing: Timing = Timing()

@@ -202,6 +202,10 @@ PILOT: Final[dict[str, str]] = {
         "overrides",
         "notes",
         "clock_offset_seconds",
+        "free_disk_mb",
+        "free_staging_mb",
+        "memory_mb",
+        "memory_limit_mb",
     )
 } | {"pilot_id": "InstanceID", "run_id": "run", "flow_run_id": "flow_run"}
 

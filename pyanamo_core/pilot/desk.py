@@ -13,7 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from pyanamo_core.errors import AwsFailed, EndpointDown, LeaseLost, MoveRefused, OutcomeUnknown, PyAnamoError
+from pyanamo_core.errors import (
+    AwsFailed,
+    EndpointDown,
+    ItemMissing,
+    LeaseLost,
+    MoveRefused,
+    OutcomeUnknown,
+    PyAnamoError,
+)
 from pyanamo_core.model import (
     Attempt,
     Cause,
@@ -31,6 +39,7 @@ from pyanamo_core.model import (
     State,
 )
 from pyanamo_core.pilot.candidates import Candidates
+from pyanamo_core.pilot.evidence import fitted
 from pyanamo_core.pilot.executor import DaemonPool
 from pyanamo_core.pilot.lease import Leases
 from pyanamo_core.pilot.logs import LogShipper, Marks
@@ -43,7 +52,6 @@ LOG_CLERKS: Final = 2
 PAGE_SECONDS: Final = 5.0
 """What is left of a page of candidates is good for so long."""
 AGAIN_SECONDS: Final = 1.0
-EVIDENCE_BYTES: Final = 120
 
 T = TypeVar("T")
 
@@ -87,6 +95,7 @@ class Entry:
     pointer: LogPointer | None
     cause: Cause
     message: str
+    evidence: str = ""
 
 
 @dataclass(frozen=True)
@@ -151,9 +160,9 @@ class Desk:
         """Upload a log, remove the file; the future tells a note, "" if all went well."""
         return self._log_clerks.submit(lambda: self._ship(pointer, Path(path), marks))
 
-    def settle(self, claim: Claim, move: Callable[[Ledger, Claim], Item], cause: Cause, message: str) -> Future[Item]:
+    def settle(self, claim: Claim, move: Callable[[Ledger, Claim], Item], cause: Cause, evidence: str) -> Future[Item]:
         """Make the last move of a claim, then its attempt row."""
-        return self._clerks.submit(lambda: self._settle(claim, move, cause, message))
+        return self._clerks.submit(lambda: self._settle(claim, move, cause, evidence))
 
     def status(self, record: PilotRecord, failure_bound: int | None) -> Future[Status]:
         """Write the pilot's row; read the run's mode and, if there is a bound, count failed items."""
@@ -210,17 +219,18 @@ class Desk:
         try:
             definition = self._ledger.definition(claim.item)
             nests = self._ledger.nests(claim.item)
-        except Exception:
+        except ItemMissing as error:
+            # While it is ours nobody can edit it: its definition is gone for good, and no pilot can do it.
+            self._leases.drop(item_id)
+            self._ledger.fail(claim, Cause.PERMANENT, str(error), nests_done=0, nests_failed=0)
+            self._put_attempt(claim, Cause.PERMANENT, str(error))
+            return None
+        except Exception as error:
             self._leases.drop(item_id)
             with contextlib.suppress(Exception):
-                self._ledger.hand_back(
-                    claim,
-                    Cause.DRAINED,
-                    "its definition could not be read",
-                    progressed=False,
-                    started=False,
-                    counts=False,
-                )
+                told = "its definition could not be read"
+                self._ledger.hand_back(claim, Cause.DRAINED, told, progressed=False, started=False, counts=False)
+                self._put_attempt(claim, Cause.DRAINED, f"{told}: {error}")
             raise
         self._put_attempt(claim)
         done = frozenset(index for index, nest in nests.items() if nest.status is NestStatus.DONE)
@@ -247,7 +257,8 @@ class Desk:
             except Exception as error:  # noqa: BLE001 - a result that cannot be kept is none
                 cause, message = Cause.UNVERIFIED, f"its results could not be stored: {error}"
                 result = result.model_copy(
-                    update={"cause": cause, "message": message, "outputs": (), "tags": (), "figures": {}}
+                    update={"cause": cause, "message": message, "evidence": message}
+                    | {"outputs": (), "tags": (), "figures": {}}
                 )
         failed = cause is not Cause.DONE
         pointer = self._shipper.plan(call, slot, log_bytes, result.started, result.ended, failed=failed)
@@ -264,7 +275,7 @@ class Desk:
         if uri and digest:
             nest = without_payload(nest, uri, digest)
         recorded = self._until_deadline(call.item_id, call.fence, lambda claim: self._put_nest(claim, nest))
-        return Entry(recorded, pointer, cause, message)
+        return Entry(recorded, pointer, cause, message, result.evidence)
 
     def _put_nest(self, claim: Claim, nest: Nest) -> Recorded:
         return self._ledger.record_nest(claim, nest)
@@ -279,10 +290,10 @@ class Desk:
 
     # ------------------------------------------------------------------ last moves
 
-    def _settle(self, claim: Claim, move: Callable[[Ledger, Claim], Item], cause: Cause, message: str) -> Item:
+    def _settle(self, claim: Claim, move: Callable[[Ledger, Claim], Item], cause: Cause, evidence: str) -> Item:
         item = self._until_deadline(claim.item_id, claim.fence, lambda held: move(self._ledger, held))
         self._leases.drop(claim.item_id)
-        self._put_attempt(claim, cause, message)
+        self._put_attempt(claim, cause, evidence)
         return item
 
     def _until_deadline(self, item_id: str, fence: int, write: Callable[[Claim], T]) -> T:
@@ -305,7 +316,7 @@ class Desk:
                 _log.warning("item %s: %s; trying again", item_id, error)
                 self._clock.sleep(AGAIN_SECONDS)
 
-    def _put_attempt(self, claim: Claim, cause: Cause | None = None, message: str = "") -> None:
+    def _put_attempt(self, claim: Claim, cause: Cause | None = None, evidence: str = "") -> None:
         facts = self._facts
         attempt = Attempt(
             item_id=claim.item_id,
@@ -321,7 +332,7 @@ class Desk:
             started=claim.item.locked_at or 0.0,
             ended=self._clock.now() if cause else None,
             cause=cause,
-            evidence=message.encode()[:EVIDENCE_BYTES].decode("utf-8", "ignore"),
+            evidence=fitted(evidence),
         )
         try:
             self._ledger.put_attempt(attempt)

@@ -123,7 +123,7 @@ class Setting:
 
 
 def task_environment(
-    setting: Setting, call: NestCall, *, work: str, temporary: str, result: str, memory_mb: int | None = None
+    setting: Setting, call: NestCall, *, work: str, temporary: str, result: str, shares: int = 1
 ) -> dict[str, str]:
     """The whole environment of one nest's process.
 
@@ -131,9 +131,10 @@ def task_environment(
         work: its private working directory.
         temporary: its private TMPDIR.
         result: where it may write its outputs, checksums and figures as JSON.
-        memory_mb: its memory, if it has more than one slot's share.
+        shares: slots that it takes, whose memory and CPUs it has.
     """
     workflow = setting.workflow
+    cpus = max(setting.cpus, min(setting.cpus * shares, int(workflow.vcpus)))
     environment = allowed(setting.host)
     environment["PATH"] = os.pathsep.join([environment.get("PATH") or os.defpath, setting.pipeline])
     environment |= dict(workflow.parameters)
@@ -149,8 +150,8 @@ def task_environment(
         "PYANAMO_NEST": str(call.index),
         "PYANAMO_ATTEMPT": str(call.fence),
         "PYANAMO_WORK": work,
-        "PYANAMO_CPUS": str(setting.cpus),
-        "PYANAMO_MEMORY_MB": str(memory_mb or setting.memory_mb),
+        "PYANAMO_CPUS": str(cpus),
+        "PYANAMO_MEMORY_MB": str(setting.memory_mb * shares),
         "PYANAMO_OUTPUT": setting.output_prefix(call),
         "PYANAMO_RESULT": result,
         "PYANAMO_REVISION": workflow.revision,

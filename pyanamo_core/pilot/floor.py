@@ -16,6 +16,7 @@ from pyanamo_core.pilot.lease import Leases
 from pyanamo_core.pilot.leaving import FirstFailures, Leaving, Meaning, Stop
 from pyanamo_core.pilot.nest import Bench
 from pyanamo_core.pilot.scheduler import Board
+from pyanamo_core.pilot.vitals import Vitals
 from pyanamo_core.protocols import Clock, Observer
 from pyanamo_core.workflow import Workflow
 
@@ -57,6 +58,7 @@ class Floor:
     inbox: queue.SimpleQueue[Job | None]
     memory_mb: int
     first: FirstFailures
+    vitals: Vitals
     counters: Counters = field(default_factory=Counters)
     observer: Observer | None = None
     stop: Stop | None = None

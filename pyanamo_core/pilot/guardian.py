@@ -25,6 +25,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 CANNOT_EXECUTE = 126
 NOT_FOUND = 127
+OOM_SCORE = "500"
 
 
 def descendants(root: int) -> list[int]:
@@ -74,6 +75,9 @@ def start(libc: ctypes.CDLL, program: list[str]) -> int:
     if os.getppid() != guardian:
         os._exit(CANNOT_EXECUTE)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGUSR1})
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
+        # When memory runs out the kernel shall take a task, not the pilot or a guardian.
+        file.write(OOM_SCORE)
     try:
         os.execvp(program[0], program)  # noqa: S606 - a shell is what nobody wants here
     except FileNotFoundError:

@@ -13,7 +13,7 @@ from pyanamo_core.model import Mode, PilotRecord
 from pyanamo_core.pilot.desk import Batch, Status
 from pyanamo_core.pilot.drain import Signals
 from pyanamo_core.pilot.floor import Counters, Floor
-from pyanamo_core.pilot.leaving import Leaving, by_mode, meaning_of_signal, spot, wall_time
+from pyanamo_core.pilot.leaving import Leaving, by_mode, host_fault, meaning_of_signal, spot, wall_time
 from pyanamo_core.pilot.nests import Nests
 from pyanamo_core.pilot.scheduler import Held, longest_first
 from pyanamo_core.pilot.settler import Settler
@@ -54,6 +54,7 @@ class Loop:
         self._open: int | None = None
         self._status_asked = False
         self._spot_notice = ""
+        self._short = ""
 
     # ------------------------------------------------------------------ what others tell and ask
 
@@ -87,7 +88,7 @@ class Loop:
         while True:
             self._notice_signals()
             self._notice_time()
-            if self._floor.stop is None:
+            if self._floor.stop is None and not self._short_of_disk():
                 self._nests.start()
                 self._want_claims()
             self._settler.settle_ready()
@@ -145,6 +146,17 @@ class Loop:
     def _notice_time(self) -> None:
         if self._floor.stop is None and self._floor.keeper.over:
             self._floor.begin_stop(wall_time())
+
+    def _short_of_disk(self) -> bool:
+        """Nothing is started without room for its work. What runs may go on, and its end may make room."""
+        told = self._floor.vitals.short_of_disk()
+        if told and not self._short:
+            _log.warning("%s: nothing more is started for now", told)
+        self._short = told
+        busy = any(not held.quiet or held.uploading for held in self._floor.board.held.values())
+        if told and not busy and not self._claiming:
+            self._floor.begin_stop(host_fault(told))
+        return bool(told)
 
     def on_spot(self, notice: str) -> None:
         """A Spot notice came: hand back while there is time."""

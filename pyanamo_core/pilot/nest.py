@@ -5,22 +5,22 @@ Nothing here knows the ledger, so that a rehearsal runs exactly what a pilot run
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
 import shutil
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from pyanamo_core.errors import ScriptRefused
 from pyanamo_core.model import Cause, NestCall, NestResult, Output
 from pyanamo_core.pilot.environment import Setting, command_line, task_environment
+from pyanamo_core.pilot.evidence import Evidence, evidence_line, fitted
 from pyanamo_core.pilot.outputs import Hook, Unverified, ask_hook, check_output, read_result
-from pyanamo_core.pilot.process import TERM_SECONDS, Ended, Process, Program
-from pyanamo_core.pilot.verdict import Evidence, cause_of
+from pyanamo_core.pilot.process import TERM_SECONDS, Process, Program
+from pyanamo_core.pilot.verdict import cause_of
+from pyanamo_core.pilot.vitals import oom_kills
 from pyanamo_core.protocols import Clock
 
 NO_ROOM_BYTES: Final = 1 << 20
@@ -41,6 +41,7 @@ class Bench:
     s3: Callable[[], Any]
     hook: Hook | None = None
     deadline_seconds: float | None = None
+    silence_seconds: float | None = None
     keep: Path | None = None
     _numbers: Any = field(default_factory=itertools.count)
 
@@ -56,7 +57,8 @@ class Task:
     call: NestCall
     bench: Bench
     slot: int = 0
-    memory_mb: int | None = None
+    shares: int = 1
+    """Slots that it takes, whose memory and CPUs it has."""
     deadline_seconds: float | None = None
     """Of this nest alone, instead of the bench's."""
     _process: Process | None = None
@@ -88,16 +90,20 @@ class Task:
         bench = self.bench
         started = bench.clock.now()
         folder = bench.folder()
-        log = folder.with_suffix(".log")
         try:
             for part in ("work", "tmp"):
                 (folder / part).mkdir(parents=True, mode=0o700)
-            return self._run(folder, log)
+            return self._run(folder, folder.with_suffix(".log"))
         except ScriptRefused as error:
-            return NestResult(cause=Cause.PERMANENT, message=str(error), started=started, ended=bench.clock.now())
+            return self._never_ran(Cause.PERMANENT, str(error), started)
         except OSError as error:
-            message = f"this host failed: {error}"
-            return NestResult(cause=Cause.HOST_FAULT, message=message, started=started, ended=bench.clock.now())
+            return self._never_ran(Cause.HOST_FAULT, f"this host failed: {error}", started)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _never_ran(self, cause: Cause, message: str, started: float) -> NestResult:
+        ended = self.bench.clock.now()
+        return NestResult(cause=cause, message=message, evidence=fitted(message), started=started, ended=ended)
 
     def _run(self, folder: Path, log: Path) -> NestResult:
         bench = self.bench
@@ -108,55 +114,45 @@ class Task:
             work=str(folder / "work"),
             temporary=str(folder / "tmp"),
             result=str(result_path),
-            memory_mb=self.memory_mb,
+            shares=self.shares,
         )
-        deadline = bench.deadline_seconds if self.deadline_seconds is None else self.deadline_seconds
-        program = Program(command_line(self.call, environment), environment, folder / "work", log, deadline)
+        program = Program(
+            command_line(self.call, environment),
+            environment,
+            folder / "work",
+            log,
+            deadline_seconds=bench.deadline_seconds if self.deadline_seconds is None else self.deadline_seconds,
+            silence_seconds=bench.silence_seconds,
+        )
         self._process = Process(program, bench.clock)
         if self._stopped_by is not None:
             self._process.stop(self._stopped_by)
         kills = oom_kills()
         ended = self._process.run()
         self.marks, self.log_bytes = ended.marks, ended.log_bytes
-        cause, message = cause_of(
-            Evidence(
-                exit_code=ended.exit_code,
-                stopped_by=ended.stopped_by,
-                tail=ended.tail,
-                oom_kills=max(0, oom_kills() - kills),
-                disk_full=_is_full(folder),
-                host_fault=ended.host_fault,
-                fault=ended.fault,
-            )
+        evidence = Evidence(
+            exit_code=ended.exit_code,
+            stopped_by=ended.stopped_by,
+            tail=ended.tail,
+            oom_kills=max(0, oom_kills() - kills),
+            disk_full=_is_full(folder),
+            host_fault=ended.host_fault,
+            fault=ended.fault,
         )
         outputs: tuple[Output, ...] = ()
         figures: dict[str, Any] = {}
-        if cause is Cause.DONE:
+        if cause_of(evidence)[0] is Cause.DONE:
             try:
                 outputs, figures = self._verify(result_path)
             except Unverified as error:
-                cause, message = Cause.UNVERIFIED, str(error)
+                evidence = replace(evidence, unverified=str(error))
             except Exception as error:  # noqa: BLE001 - S3 unreachable, a client that cannot be made: not the task's fault, not proven either
-                cause, message = Cause.UNVERIFIED, f"its outputs could not be checked: {error}"
+                evidence = replace(evidence, unverified=f"its outputs could not be checked: {error}")
+        cause, message = cause_of(evidence)
         if ended.tags_dropped:
             message = f"{message}; {ended.tags_dropped} tag lines beyond the limit were dropped".removeprefix("; ")
         if bench.keep is not None and cause is not Cause.DONE and not self.stopped:
-            message = f"{message}; its folder is kept: {_keep(folder, bench.keep)}"
-        shutil.rmtree(folder, ignore_errors=True)
-        return self._result(ended, cause, message, outputs, figures, log)
-
-    def _verify(self, result_path: Path) -> tuple[tuple[Output, ...], dict[str, Any]]:
-        result, outputs, figures = read_result(result_path)
-        for output in outputs:
-            check_output(output, self.bench.s3)
-        if self.bench.hook is not None:
-            ask_hook(self.bench.hook, self.call.model_dump(), result)
-        return outputs, figures
-
-    @staticmethod
-    def _result(
-        ended: Ended, cause: Cause, message: str, outputs: tuple[Output, ...], figures: dict[str, Any], log: Path
-    ) -> NestResult:
+            message = f"{message}; {_keep(folder, bench.keep)}"
         return NestResult(
             cause=cause,
             exit_code=ended.exit_code,
@@ -169,13 +165,26 @@ class Task:
             tags=ended.tags,
             figures=figures,
             tail=ended.tail,
+            evidence=evidence_line(evidence),
             log_path=str(log),
         )
 
+    def _verify(self, result_path: Path) -> tuple[tuple[Output, ...], dict[str, Any]]:
+        result, outputs, figures = read_result(result_path)
+        for output in outputs:
+            check_output(output, self.bench.s3)
+        if self.bench.hook is not None:
+            ask_hook(self.bench.hook, self.call.model_dump(), result)
+        return outputs, figures
 
-def _keep(folder: Path, place: Path) -> Path:
-    place.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return Path(shutil.move(folder, place / f"{folder.parent.name}-{folder.name}"))
+
+def _keep(folder: Path, place: Path) -> str:
+    """Move a folder to where it stays; says where. What went wrong with the nest matters more than whether that works."""
+    try:
+        place.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return f"its folder is kept: {shutil.move(folder, place / f'{folder.parent.name}-{folder.name}')}"
+    except OSError as error:
+        return f"its folder could not be kept: {error.strerror}"
 
 
 def _is_full(folder: Path) -> bool:
@@ -183,25 +192,3 @@ def _is_full(folder: Path) -> bool:
         return shutil.disk_usage(folder).free < NO_ROOM_BYTES
     except OSError:
         return False
-
-
-def oom_kills(root: Path = Path("/sys/fs/cgroup")) -> int:
-    """How often the kernel has killed for memory in this container: cgroup v2, else v1, else 0."""
-    for name in ("memory.events", "memory/memory.oom_control"):
-        with contextlib.suppress(OSError, ValueError):
-            for line in (root / name).read_text().splitlines():
-                key, _, value = line.partition(" ")
-                if key == "oom_kill":
-                    return int(value)
-    return 0
-
-
-def container_memory_mb(asked_mb: int, root: Path = Path("/sys/fs/cgroup")) -> int:
-    """What a pilot may use: the workflow's figure, the container's limit or the machine's memory, whichever is least."""
-    limits = [asked_mb]
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20)
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):
-            limits.append(int((root / name).read_text()) >> 20)
-    return max(1, min(limits))

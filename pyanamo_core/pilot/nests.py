@@ -14,6 +14,8 @@ from pyanamo_core.pilot.executor import ThreadExecutor
 from pyanamo_core.pilot.floor import Floor
 from pyanamo_core.pilot.leaving import host_fault, set_up
 from pyanamo_core.pilot.nest import Task
+from pyanamo_core.pilot.scheduler import Failure, Held
+from pyanamo_core.pilot.verdict import weight_of
 from pyanamo_core.protocols import Executor
 
 _LAST_LINES: Final = 8
@@ -38,9 +40,9 @@ class Nests:
         while (chosen := self._floor.board.next(self._floor.learner.order, self._floor.keeper.may_start)) is not None:
             held, index = chosen
             call = held.call(index)
-            factor = held.claim.item.memory_factor
-            memory_mb = min(self._floor.memory_mb * self._floor.board.slots, int(self._floor.memory_mb * factor))
-            task = Task(call, self._floor.bench, memory_mb=memory_mb, deadline_seconds=held.claim.item.nest_seconds)
+            item = held.claim.item
+            shares = weight_of(item.memory_factor, self._floor.board.slots)
+            task = Task(call, self._floor.bench, shares=shares, deadline_seconds=item.nest_seconds)
             self._floor.board.start(held, index, task)
             if self._floor.observer:
                 self._floor.observer.nest_started(call)
@@ -108,8 +110,10 @@ class Nests:
             held.done += 1
             self._floor.counters.nests_done += 1
         else:
-            held.failed[call.index] = (entry.cause, entry.message)
+            held.failed[call.index] = Failure(entry.cause, entry.message, entry.evidence)
             self._floor.counters.nests_failed += 1
+            if self._floor.workflow.stop_on_failure:
+                self._end_siblings(held)
         self._floor.leases.progress(
             call.item_id, progressed=held.progressed, nests_done=held.done, nests_failed=len(held.failed)
         )
@@ -123,6 +127,12 @@ class Nests:
         self._floor.uploads_since[(call.item_id, call.index)] = self._floor.clock.monotonic()
         future = self._floor.desk.ship(pointer, log_path, task.marks)
         self._floor.then(future, partial(self._shipped, call))
+
+    def _end_siblings(self, held: Held) -> None:
+        """End what else runs of an item, as if interrupted: nothing of it is recorded, nothing more is started."""
+        held.ended = True
+        for task in held.running.values():
+            task.stop(Cause.DRAINED)
 
     def _shipped(self, call: NestCall, done: Future[str]) -> None:
         self._floor.uploads_since.pop((call.item_id, call.index), None)

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Unfinished
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
@@ -36,15 +36,16 @@ from pyanamo_core.pilot.lease import Leases
 from pyanamo_core.pilot.leaving import FirstFailures, Leaving, meaning_of_signal
 from pyanamo_core.pilot.logs import LogShipper
 from pyanamo_core.pilot.loop import Loop
-from pyanamo_core.pilot.nest import Bench, container_memory_mb
+from pyanamo_core.pilot.nest import Bench
 from pyanamo_core.pilot.observer import GuardedObserver, NullObserver
 from pyanamo_core.pilot.options import PilotOptions
 from pyanamo_core.pilot.outputs import load_hook
 from pyanamo_core.pilot.scheduler import Board
 from pyanamo_core.pilot.scratch import Scratch, sweep
 from pyanamo_core.pilot.verdict import SET_UP_CODE, TRY_AGAIN_CODE
+from pyanamo_core.pilot.vitals import Vitals, container_memory_mb
 from pyanamo_core.protocols import Clock, Executor, Ledger, Observer
-from pyanamo_core.staging import stage
+from pyanamo_core.staging import default_root, stage
 from pyanamo_core.workflow import Workflow
 
 STAYING_INDEX: Final = 2
@@ -111,6 +112,7 @@ class Pilot:
         self._spot: SpotWatch | None = None
         self._desk: Desk | None = None
         self._loop: Loop | None = None
+        self._vitals: Vitals | None = None
         self._leaving: Leaving | None = None
 
     # ------------------------------------------------------------------ what others may ask
@@ -151,6 +153,8 @@ class Pilot:
         )
         if self._workflow is not None:
             record = record.model_copy(update={"items": self._items, "nests": self._nests})
+        if self._vitals is not None:
+            record = record.model_copy(update=asdict(self._vitals.room()))
         if self._leaving is not None:
             record = record.model_copy(
                 update={"leaving": self._leaving.reason[:300], "exit_code": self._leaving.exit_code}
@@ -340,6 +344,11 @@ class Pilot:
             self._scratch = Scratch(options.scratch_root, self.pilot_id)
         except OSError as error:
             raise HostFault(reason=f"the scratch folder {options.scratch_root}: {error.strerror}") from error
+        staging = options.staging or default_root(self._environ)
+        vitals = Vitals(self._scratch.path, staging, workflow.min_free_disk_mb, self._clock)
+        if short := vitals.short_of_disk():
+            raise HostFault(reason=short)
+        self._vitals = vitals
         staged = stage(workflow, self._clients, root=options.staging, scripts=options.scripts)
         results = options.results_prefix(workflow)
         memory_mb = max(1, container_memory_mb(workflow.memory_mb) // self.slots)
@@ -365,11 +374,12 @@ class Pilot:
             s3=lambda: self._clients.client("s3"),
             hook=hook,
             deadline_seconds=workflow.nest_time_seconds,
+            silence_seconds=workflow.nest_silence_seconds,
             keep=options.scratch_root / "kept" if workflow.keep_work_on_failure else None,
         )
-        self._loop = self._make_loop(bench, results, memory_mb)
+        self._loop = self._make_loop(bench, results, memory_mb, vitals)
 
-    def _make_loop(self, bench: Bench, results: str, memory_mb: int) -> Loop:
+    def _make_loop(self, bench: Bench, results: str, memory_mb: int, vitals: Vitals) -> Loop:
         workflow, ledger, clock, inbox = self.workflow, self._ledger, self._clock, self._inbox
         if ledger is None:
             raise RuntimeError("the ledger is not open")
@@ -416,6 +426,7 @@ class Pilot:
             inbox=inbox,
             memory_mb=memory_mb,
             first=FirstFailures(workflow.budgets.first_items),
+            vitals=vitals,
         )
         return Loop(
             floor,

@@ -21,33 +21,32 @@ from pathlib import Path
 from typing import Any, Final
 
 from pyanamo_core.model import Cause
+from pyanamo_core.pilot.streams import Marks, TagScanner, tail_of
+from pyanamo_core.pilot.tree import Silence, Tree
 from pyanamo_core.protocols import Clock
 
-TAG_PREFIX: Final = b"PyAnamo:\t"
-LINE_BYTES: Final = 64 * 1024
-"""A longer line is cut here when it is a tag line; the log holds it whole."""
-TAG_BYTES: Final = 4 * 1024 * 1024
-"""Tag lines of one nest beyond this are counted, not kept."""
-TAIL_BYTES: Final = 2048
 TERM_SECONDS: Final = 5.0
 """From TERM to KILL."""
 KILL_SECONDS: Final = 2.0
 """From KILL by the guardian to KILL of the guardian itself and all that was seen of its tree."""
 _READ_BYTES: Final = 64 * 1024
 _SAMPLE_SECONDS: Final = (0.05, 2.0)
-_MARKS: Final = 2048
 _GUARDIAN: Final = str(Path(__file__).with_name("guardian.py"))
 
 
 @dataclass(frozen=True)
 class Program:
-    """What to start: arguments (no shell), environment, working directory, log file, deadline (seconds from its start)."""
+    """What to start: arguments (no shell), environment, working directory, log file.
+
+    `deadline_seconds` counts from its start; without CPU and output for `silence_seconds` it is hung. Either ends it.
+    """
 
     arguments: tuple[str, ...]
     environment: Mapping[str, str]
     directory: Path
     log: Path
     deadline_seconds: float | None = None
+    silence_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,83 +71,8 @@ class Ended:
     log_bytes: int = 0
     marks: tuple[tuple[int, float], ...] = ()
     fault: str = ""
-    """Why it could not be started or its log not be written."""
+    """Why it could not be started, its log not be written, or it was ended by us."""
     host_fault: bool = False
-
-
-class TagScanner:
-    """Finds tag lines in a stream of bytes, in bounded memory."""
-
-    def __init__(self) -> None:
-        self.tags: list[str] = []
-        self.dropped = 0
-        self.last_line = ""
-        self._kept_bytes = 0
-        self._line = bytearray()
-
-    def feed(self, chunk: bytes) -> None:
-        """Take the next bytes of standard output."""
-        *whole, rest = chunk.split(b"\n")
-        for part in whole:
-            self._take(part)
-            self._end_line()
-        self._take(rest)
-
-    def close(self) -> None:
-        """The stream has ended: a last line without its newline counts too."""
-        if self._line:
-            self._end_line()
-
-    def _take(self, part: bytes) -> None:
-        self._line += part[: LINE_BYTES - len(self._line)]
-
-    def _end_line(self) -> None:
-        line = bytes(self._line).rstrip(b"\r")
-        self._line.clear()
-        if line.startswith(TAG_PREFIX):
-            if self._kept_bytes + len(line) > TAG_BYTES:
-                self.dropped += 1
-            else:
-                self._kept_bytes += len(line)
-                self.tags.append(line[len(TAG_PREFIX) :].decode("utf-8", "replace"))
-        if line.strip():
-            self.last_line = line[:200].decode("utf-8", "replace")
-
-
-class Marks:
-    """How long the log was when: at most `_MARKS` pairs, thinned out evenly as they grow."""
-
-    def __init__(self) -> None:
-        self._marks: list[tuple[int, float]] = []
-
-    def add(self, size: int, now: float) -> None:
-        """Note the log's size (bytes) at a time; nothing is noted while it does not grow."""
-        if self._marks and size <= self._marks[-1][0]:
-            return
-        self._marks.append((size, max(now, self._marks[-1][1]) if self._marks else now))
-        if len(self._marks) > _MARKS:
-            self._marks = [*self._marks[1:-1:2], self._marks[-1]]
-
-    def told(self) -> tuple[tuple[int, float], ...]:
-        """The pairs, ascending."""
-        return tuple(self._marks)
-
-
-def tail_of(path: Path, limit: int = TAIL_BYTES) -> str:
-    """The last lines of a file that fit into so many bytes of UTF-8; "" if there is none."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - limit))
-            end = file.read(limit)
-    except OSError:
-        return ""
-    if size > limit and b"\n" in end[:-1]:
-        end = end.partition(b"\n")[2]
-    text = end.decode("utf-8", "replace")
-    while len(text.encode()) > limit:  # a byte that is no UTF-8 becomes three
-        text = text[max(1, (len(text.encode()) - limit) // 3) :]
-    return text
 
 
 @dataclass
@@ -159,19 +83,21 @@ class Process:
     clock: Clock
     _scanner: TagScanner = field(default_factory=TagScanner)
     _stopped_by: Cause | None = None
+    _why: str = ""
     _stop_at: float = 0.0
     _term_seconds: float = TERM_SECONDS
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _wake: int | None = None
     _ended: bool = False
 
-    def stop(self, cause: Cause, *, term_seconds: float = TERM_SECONDS) -> None:
-        """End the program: TERM, and KILL after `term_seconds`. Idempotent; the first cause counts."""
+    def stop(self, cause: Cause, why: str = "", *, term_seconds: float = TERM_SECONDS) -> None:
+        """End the program: TERM, and KILL after `term_seconds`. Idempotent; the first cause, and its reason, count."""
         with self._lock:
             if self._stopped_by is not None or self._ended:
                 return
             # Marked before any signal, so that its death is never taken for another's deed.
             self._stopped_by = cause
+            self._why = why
             self._stop_at = self.clock.monotonic()
             self._term_seconds = term_seconds
             if self._wake is not None:
@@ -213,6 +139,11 @@ class Process:
         """The cause of our own kill, if there was one."""
         return self._stopped_by
 
+    @property
+    def why(self) -> str:
+        """The reason of our own kill, if one was given."""
+        return self._why
+
     def due_signals(self) -> tuple[bool, bool, bool]:
         """Which steps of the end are due by now: TERM, KILL by the guardian, KILL of the guardian."""
         if self._stopped_by is None:
@@ -237,8 +168,8 @@ class _Watch:
         self._wake = wake
         self._started = started
         self._marks = Marks()
-        self._peak_bytes = 0
-        self._tree: list[Any] = []
+        self._tree = Tree()
+        self._silence = Silence(self._program.silence_seconds)
         self._sent = [False, False, False]
         self._host_fault = ""
 
@@ -276,9 +207,7 @@ class _Watch:
         guardian.returncode = os.waitstatus_to_exitcode(status)  # it is reaped: Popen must not try again
         if not report:
             # Somebody killed the guardian: of its tree, only what was seen can still be ended.
-            for member in self._tree:
-                with contextlib.suppress(Exception):
-                    member.kill()
+            self._tree.kill()
         self._drain(out_read)
         self._process.scanner.close()
         return self._told(report, guardian.returncode)
@@ -295,7 +224,7 @@ class _Watch:
             while True:
                 now = self._clock.monotonic()
                 if ends is not None and now >= ends:
-                    self._process.stop(Cause.TIMED_OUT)
+                    self._process.stop(Cause.TIMED_OUT, f"ended at its deadline of {deadline:g} s")
                 self._send(pid)
                 if now >= next_sample:
                     self._sample(pid)
@@ -351,25 +280,19 @@ class _Watch:
                 self._sent[step] = True
                 if number == signal.SIGKILL:
                     self._sample(pid)
-                    for member in self._tree:
-                        with contextlib.suppress(Exception):
-                            member.kill()
+                    self._tree.kill()
                 # The guardian is not reaped before the loop ends: its pid cannot be another's.
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
 
     def _sample(self, pid: int) -> None:
-        import psutil
-
-        total = 0
-        with contextlib.suppress(psutil.Error, OSError):
-            self._tree = psutil.Process(pid).children(recursive=True)
-            for member in self._tree:
-                with contextlib.suppress(psutil.Error, OSError):
-                    total += member.memory_info().rss
-        self._peak_bytes = max(self._peak_bytes, total)
+        self._tree.look(pid)
+        size = 0
         with contextlib.suppress(OSError):
-            self._marks.add(os.fstat(self._log).st_size, self._clock.now())
+            size = os.fstat(self._log).st_size
+            self._marks.add(size, self._clock.now())
+        if self._silence.look(self._clock.monotonic(), self._tree.cpu_seconds, size):
+            self._process.stop(Cause.TIMED_OUT, f"hung: no CPU and no output for {self._silence.limit:g} s")
 
     def _told(self, report: bytes, guardian_code: int) -> Ended:
         ended = self._clock.now()
@@ -385,13 +308,14 @@ class _Watch:
             stopped_by=self._process.stopped_by,
             started=self._started,
             ended=ended,
-            peak_memory_mb=round(max(self._peak_bytes / 2**20, float(told.get("peak_kb", 0)) / 1024), 1),
-            cpu_seconds=round(float(told.get("cpu_seconds", 0.0)), 3),
+            peak_memory_mb=round(max(self._tree.peak_bytes / 2**20, float(told.get("peak_kb", 0)) / 1024), 1),
+            # What a process without SIGCHLD has not waited for was only seen while it lived.
+            cpu_seconds=round(max(float(told.get("cpu_seconds", 0.0)), self._tree.most_cpu_seconds), 3),
             tags=tuple(scanner.tags),
             tags_dropped=scanner.dropped,
             tail=tail_of(self._program.log),
             log_bytes=size,
             marks=self._marks.told(),
-            fault=self._host_fault,
+            fault=self._host_fault or self._process.why,
             host_fault=bool(self._host_fault),
         )

@@ -21,8 +21,9 @@ from pyanamo_core.errors import SetUpError
 from pyanamo_core.model import Cause, Definition, NestCall, NestResult
 from pyanamo_core.pilot.environment import Setting
 from pyanamo_core.pilot.executor import ThreadExecutor
-from pyanamo_core.pilot.nest import Bench, Task, container_memory_mb
+from pyanamo_core.pilot.nest import Bench, Task
 from pyanamo_core.pilot.outputs import load_hook
+from pyanamo_core.pilot.vitals import container_memory_mb
 from pyanamo_core.protocols import Clock
 from pyanamo_core.staging import stage
 from pyanamo_core.workflow import Workflow
@@ -96,6 +97,7 @@ def rehearse(
         s3=lambda: clients.client("s3"),
         hook=hook,
         deadline_seconds=workflow.nest_time_seconds,
+        silence_seconds=workflow.nest_silence_seconds,
         keep=folder / "kept" if workflow.keep_work_on_failure else None,
     )
     calls = [

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pyanamo_core.model import Cause, Claim, Definition, NestCall
 from pyanamo_core.pilot.clock import bases_of
 from pyanamo_core.pilot.nest import Task
+from pyanamo_core.pilot.verdict import weight_of
+
+
+class Failure(NamedTuple):
+    """Why a nest of an item failed under this claim."""
+
+    cause: Cause
+    message: str
+    evidence: str = ""
+    """At most 120 bytes, for the attempt's row."""
 
 
 @dataclass
@@ -23,7 +33,8 @@ class Held:
     running: dict[int, Task] = field(default_factory=dict[int, Task])
     recording: set[int] = field(default_factory=set[int])
     uploading: set[int] = field(default_factory=set[int])
-    failed: dict[int, tuple[Cause, str]] = field(default_factory=dict[int, tuple[Cause, str]])
+    failed: dict[int, Failure] = field(default_factory=dict[int, Failure])
+    """In the order in which they were recorded."""
     notes: list[str] = field(default_factory=list[str])
     started: bool = False
     """Has a nest been started under this claim?"""
@@ -33,6 +44,8 @@ class Held:
     cancelled: bool = False
     refused_for_time: bool = False
     settling: bool = False
+    ended: bool = False
+    """A nest failed and the workflow says that its siblings shall not go on (`stop_on_failure`)."""
 
     @property
     def item_id(self) -> str:
@@ -41,6 +54,11 @@ class Held:
     @property
     def nests(self) -> int:
         return self.definition.nests
+
+    @property
+    def startable(self) -> bool:
+        """May nests of it be started?"""
+        return bool(self.pending) and not (self.settling or self.lost or self.cancelled or self.ended)
 
     @property
     def complete(self) -> bool:
@@ -71,11 +89,6 @@ def longest_first(definition: Definition, nests: Iterable[int]) -> list[int]:
     Within an item that is the order by expected seconds too, learnt or not.
     """
     return sorted(nests, key=lambda index: (-(bases_of(definition.value(index)) or 0), index))
-
-
-def weight_of(memory_factor: float, slots: int) -> int:
-    """Slots that a nest with this memory takes: its share rounded up, at most all."""
-    return max(1, min(slots, math.ceil(memory_factor - 1e-9)))
 
 
 class Board:
@@ -113,7 +126,7 @@ class Board:
 
     def may_claim(self) -> int:
         """How many items to claim now: only for slots that no held nest can fill, never more than may be held."""
-        if any(each.pending and not each.refused_for_time for each in self.held.values()):
+        if any(each.startable and not each.refused_for_time for each in self.held.values()):
             return 0
         return max(0, min(self.items - len(self.held), self.free))
 
@@ -128,7 +141,7 @@ class Board:
         """
         best: tuple[float, int, Held, int] | None = None
         for rank, held in enumerate(self.held.values()):
-            if not held.pending or held.settling or held.lost or held.cancelled:
+            if not held.startable:
                 continue
             index = next((each for each in held.pending if may_start(held.definition.value(each))), None)
             held.refused_for_time = index is None

@@ -85,7 +85,7 @@ class Settler:
             counts=told.counts,
             note="; ".join(held.notes)[:NOTE_CHARACTERS],
         )
-        future = self._floor.desk.settle(held.claim, move, told.cause, told.message)
+        future = self._floor.desk.settle(held.claim, move, told.cause, told.evidence)
         self._floor.then(future, partial(self._settled, held, told.cause))
 
     def _settled(self, held: Held, cause: Cause, done: Future[Item]) -> None:

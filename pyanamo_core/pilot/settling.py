@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from pyanamo_core.model import Cause
+from pyanamo_core.model import Cause, State
+from pyanamo_core.pilot.evidence import fitted
 from pyanamo_core.pilot.leaving import Stop
-from pyanamo_core.pilot.scheduler import Held
-from pyanamo_core.pilot.verdict import RetryPolicy, Verdict, gravest, judge
+from pyanamo_core.pilot.scheduler import Failure, Held
+from pyanamo_core.pilot.verdict import RetryPolicy, Verdict, gravest, judge, weight_of
 from pyanamo_core.workflow import Budgets
 
 
 @dataclass(frozen=True)
 class Settlement:
-    """How a claim ends. `counts`: for handing back, is it an interruption?"""
+    """How a claim ends. `counts`: for handing back, is it an interruption? `evidence`: for the attempt's row."""
 
     cause: Cause
     message: str
     verdict: Verdict
     counts: bool = True
+    evidence: str = ""
 
 
 def settle(held: Held, stop: Stop | None, budgets: Budgets, *, slots: int, slot_mb: int) -> Settlement | None:
@@ -29,19 +31,19 @@ def settle(held: Held, stop: Stop | None, budgets: Budgets, *, slots: int, slot_
         stop: the pilot's, if it is ending.
         slots, slot_mb: of the pilot; together its container's memory.
     """
-    counts = True
+    counts, evidence = True, ""
     if held.complete:
-        cause, message = Cause.DONE, ""
+        cause, message, evidence = Cause.DONE, "", f"exit 0 of {held.nests} nests" if held.nests > 1 else "exit 0"
     elif held.cancelled:
         cause, message = Cause.CANCELLED, "cancelled by a user"
     elif stop is not None:
         if stop.meaning is None:
             return None
         cause, message, counts = stop.meaning.cause, stop.meaning.reason, stop.meaning.counts
-    elif held.failed and not held.pending:
-        cause = gravest(cause for cause, _ in held.failed.values()) or Cause.TASK_ERROR
-        index, message = next((index, told) for index, (each, told) in held.failed.items() if each is cause)
-        message = f"nest {index}: {message}" if held.nests > 1 else message
+    elif held.failed and (held.ended or not held.pending):
+        index, (cause, message, evidence) = _decisive(held)
+        if held.nests > 1:
+            message, evidence = f"nest {index}: {message}", f"nest {index}: {evidence or message}"
     elif held.refused_for_time and held.pending:
         # It was refused, not interrupted: this pilot has no time left for it, another has.
         cause, message, counts = Cause.WALL_TIME, "no wall time left for its next nest", False
@@ -49,6 +51,15 @@ def settle(held: Held, stop: Stop | None, budgets: Budgets, *, slots: int, slot_
         return None
     policy = RetryPolicy.of(budgets, memory_factor=held.claim.item.memory_factor, memory_limit_factor=float(slots))
     verdict = judge(cause, held.claim.item.tries, policy)
-    if verdict.too_small:
-        message = f"needs ≥ {math.ceil(slot_mb * slots * policy.memory_growth)} MB: {message}"
-    return Settlement(cause, message, verdict, counts)
+    if cause is Cause.OUT_OF_MEMORY and verdict.state is State.FAILED:
+        had = slot_mb * weight_of(held.claim.item.memory_factor, slots)
+        message = f"needs ≥ {math.ceil(had * budgets.memory_growth)} MB: {message}"
+    return Settlement(cause, message, verdict, counts, fitted(evidence or message))
+
+
+def _decisive(held: Held) -> tuple[int, Failure]:
+    """The failure that decides: the gravest; where the first one ended its siblings, that one."""
+    if held.ended:
+        return next(iter(held.failed.items()))
+    cause = gravest(each.cause for each in held.failed.values())
+    return next((index, each) for index, each in held.failed.items() if each.cause is cause)

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from pyanamo_core.model import INTERRUPTIONS, Cause, State
+from pyanamo_core.pilot.evidence import Evidence, last_words
 from pyanamo_core.workflow import Budgets
 
 PERMANENT_CODES: Final = frozenset({64, 65})
@@ -18,7 +20,13 @@ SET_UP_CODE: Final = 78
 KILLED_CODE: Final = 137
 
 _NO_SPACE: Final = "No space left on device"
-_OUT_OF_MEMORY: Final = ("java.lang.OutOfMemoryError", "OutOfMemoryError:", "MemoryError")
+_OUT_OF_MEMORY: Final = (
+    "java.lang.OutOfMemoryError",
+    "OutOfMemoryError:",
+    "MemoryError",
+    "std::bad_alloc",
+    "Cannot allocate memory",
+)
 
 GRAVITY: Final = (
     Cause.SET_UP,
@@ -74,6 +82,11 @@ class Verdict:
     """More memory is needed than the container has."""
 
 
+def weight_of(memory_factor: float, slots: int) -> int:
+    """Slots that a nest with this memory takes, and slots' shares that it gets: rounded up, at most all."""
+    return max(1, min(slots, math.ceil(memory_factor - 1e-9)))
+
+
 def judge(cause: Cause, tries: int, policy: RetryPolicy) -> Verdict:
     """What becomes of an item whose attempt ended so.
 
@@ -99,7 +112,7 @@ def judge(cause: Cause, tries: int, policy: RetryPolicy) -> Verdict:
     if cause is Cause.PERMANENT:
         return Verdict(State.FAILED, counts=True, memory_factor=factor)
     if cause is Cause.OUT_OF_MEMORY:
-        if factor >= policy.memory_limit_factor:
+        if weight_of(factor, int(policy.memory_limit_factor)) >= policy.memory_limit_factor:
             return Verdict(State.FAILED, counts=True, memory_factor=factor, too_small=True)
         factor = min(factor * policy.memory_growth, policy.memory_limit_factor)
     if tries >= policy.tries:
@@ -108,35 +121,26 @@ def judge(cause: Cause, tries: int, policy: RetryPolicy) -> Verdict:
     return Verdict(State.WAITING, counts=True, delay=delay, memory_factor=factor)
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What is known of a process that ended.
-
-    `oom_kills` is how often the kernel killed in this container while it ran; `disk_full` that its scratch has no room.
-    """
-
-    exit_code: int | None
-    stopped_by: Cause | None = None
-    tail: str = ""
-    oom_kills: int = 0
-    disk_full: bool = False
-    host_fault: bool = False
-    fault: str = ""
-
-
 def cause_of(evidence: Evidence) -> tuple[Cause, str]:
-    """The cause that the evidence speaks for, and a message for the user. DONE still has to be verified."""
+    """The cause that the evidence speaks for, and a message for the user.
+
+    DONE still has to be verified; what is then found is evidence too (`unverified`).
+    """
     code = evidence.exit_code
     if evidence.stopped_by is not None:
         if evidence.stopped_by is Cause.HOST_FAULT:
             return Cause.HOST_FAULT, evidence.fault or "the host failed"
         if evidence.stopped_by is Cause.TIMED_OUT:
-            return Cause.TIMED_OUT, "it was stopped at its deadline"
+            return Cause.TIMED_OUT, evidence.fault or "it was stopped at its deadline"
         return evidence.stopped_by, f"it was stopped: {evidence.stopped_by.value}"
     if evidence.host_fault:
         return Cause.HOST_FAULT, evidence.fault
     if code is None:
         return Cause.PERMANENT, evidence.fault or "it could not be started"
+    if code == 0 and evidence.unverified and evidence.disk_full:
+        return Cause.HOST_FAULT, f"no space left on this host ({evidence.unverified})"
+    if code == 0 and evidence.unverified:
+        return Cause.UNVERIFIED, evidence.unverified
     if code == 0:
         return Cause.DONE, ""
     said = last_words(evidence.tail)
@@ -150,15 +154,6 @@ def cause_of(evidence: Evidence) -> tuple[Cause, str]:
     if evidence.disk_full or _NO_SPACE in evidence.tail:
         return Cause.HOST_FAULT, f"no space left on this host ({told})"
     return Cause.TASK_ERROR, told
-
-
-def last_words(tail: str, limit: int = 160) -> str:
-    """The last line of a log that is not empty, cut to so many characters; tag lines do not count."""
-    for line in reversed(tail.splitlines()):
-        if line.strip() and not line.startswith("PyAnamo:\t"):
-            line = line.strip()
-            return line if len(line) <= limit else line[: limit - 1] + "…"
-    return ""
 
 
 def gravest(causes: Iterable[Cause]) -> Cause | None:

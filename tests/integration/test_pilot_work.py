@@ -197,13 +197,13 @@ def test_an_item_that_is_tried_again_with_more_time_has_it(tmp_path: Path) -> No
 
 
 def test_more_memory_is_given_to_what_ran_out_of_it(tmp_path: Path) -> None:
-    # Given two slots of 512 MB, and a task that dies of memory until it has 768
+    # Given two slots of 512 MB, and a task that dies of memory until it has 768: it gets the memory of the slots it takes
     world = World(tmp_path, make_workflow())
     world.shell("a", f"echo $PYANAMO_MEMORY_MB >> {tmp_path}/memory; [ $PYANAMO_MEMORY_MB -ge 768 ] || kill -9 $$", "1")
 
     world.work()
 
-    assert (tmp_path / "memory").read_text().split() == ["512", "768"]
+    assert (tmp_path / "memory").read_text().split() == ["512", "1024"]
     assert world.ledger.item("a").state is State.DONE
     assert causes(world, "a") == [Cause.OUT_OF_MEMORY, Cause.DONE]
 

@@ -6,7 +6,7 @@ import pytest
 
 from pyanamo_core.model import Cause, Claim, Definition, Item, Mode, State
 from pyanamo_core.pilot.leaving import FirstFailures, Meaning, Stop, meaning_of_signal
-from pyanamo_core.pilot.scheduler import Held
+from pyanamo_core.pilot.scheduler import Failure, Held
 from pyanamo_core.pilot.settling import settle
 from pyanamo_core.workflow import Budgets
 
@@ -84,7 +84,7 @@ def test_an_item_whose_nests_are_all_recorded_is_done_even_while_the_pilot_ends(
 def test_while_the_pilot_ends_other_items_go_back_for_the_pilots_reason() -> None:
     # Given an item with a failed nest and one that was not begun
     item = held(pending=(1,))
-    item.failed[0] = (Cause.TASK_ERROR, "exit code 1")
+    item.failed[0] = Failure(Cause.TASK_ERROR, "exit code 1")
 
     told = settle(item, DRAIN, BUDGETS, slots=1, slot_mb=512)
 
@@ -98,14 +98,14 @@ def test_nothing_is_decided_before_it_is_known_what_a_signal_means() -> None:
 
 def test_nothing_is_decided_while_nests_are_still_to_be_begun() -> None:
     item = held(pending=(1,))
-    item.failed[0] = (Cause.PERMANENT, "exit code 65")
+    item.failed[0] = Failure(Cause.PERMANENT, "exit code 65")
 
     assert settle(item, None, BUDGETS, slots=1, slot_mb=512) is None
 
 
 def test_the_gravest_failure_decides_and_names_its_nest() -> None:
     item = held()
-    item.failed = {0: (Cause.TASK_ERROR, "exit code 1"), 1: (Cause.PERMANENT, "exit code 65")}
+    item.failed = {0: Failure(Cause.TASK_ERROR, "exit code 1"), 1: Failure(Cause.PERMANENT, "exit code 65")}
 
     told = settle(item, None, BUDGETS, slots=1, slot_mb=512)
 
@@ -115,7 +115,7 @@ def test_the_gravest_failure_decides_and_names_its_nest() -> None:
 
 def test_an_item_that_ran_out_of_the_whole_containers_memory_says_what_it_needs() -> None:
     item = held(nests=1)
-    item.failed = {0: (Cause.OUT_OF_MEMORY, "exit code 137")}
+    item.failed = {0: Failure(Cause.OUT_OF_MEMORY, "exit code 137")}
 
     told = settle(item, None, BUDGETS, slots=1, slot_mb=512)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyanamo_core.pilot.process import LINE_BYTES, TAG_BYTES, Marks, TagScanner, tail_of
+from pyanamo_core.pilot.streams import LINE_BYTES, TAG_BYTES, Marks, TagScanner, tail_of
 
 
 def scanned(*chunks: bytes) -> TagScanner:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pyanamo_core.model import Cause, State
-from pyanamo_core.pilot.verdict import Evidence, RetryPolicy, Verdict, cause_of, gravest, judge, last_words
+from pyanamo_core.pilot.evidence import Evidence, last_words
+from pyanamo_core.pilot.verdict import RetryPolicy, Verdict, cause_of, gravest, judge
 
 POLICY = RetryPolicy(tries=3, delay_seconds=60, delay_max_seconds=200, memory_limit_factor=4.0)
 
@@ -62,8 +63,8 @@ def test_out_of_memory_asks_for_half_as_much_again_up_to_the_whole_container() -
             break
         factors.append(verdict.memory_factor)
 
-    # Then it gets 1.5, 2.25, 3.375 shares and the whole container; after that it is impossible
-    assert factors == [1.0, 1.5, 2.25, 3.375, 4.0]
+    # Then its factor grows until its slots, rounded up, are the whole container; after that it is impossible
+    assert factors == [1.0, 1.5, 2.25, 3.375]
     assert verdict.too_small
 
 
@@ -97,6 +98,10 @@ def test_only_set_up_stops_the_run_and_only_interruptions_of_ours_leave_the_host
         (Evidence(143), Cause.TASK_ERROR),
         (Evidence(2, tail="cp: error writing 'x': No space left on device"), Cause.HOST_FAULT),
         (Evidence(2, disk_full=True), Cause.HOST_FAULT),
+        (Evidence(0, disk_full=True), Cause.DONE),
+        (Evidence(0, unverified="x does not exist"), Cause.UNVERIFIED),
+        (Evidence(0, unverified="PYANAMO_RESULT is no JSON", disk_full=True), Cause.HOST_FAULT),
+        (Evidence(134, tail="terminate called after throwing an instance of 'std::bad_alloc'"), Cause.OUT_OF_MEMORY),
         (Evidence(None, host_fault=True, fault="cannot fork"), Cause.HOST_FAULT),
         (Evidence(None, fault="too long"), Cause.PERMANENT),
     ],
