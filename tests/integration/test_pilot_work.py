@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,100 @@ def test_an_item_that_is_tried_again_with_more_time_has_it(tmp_path: Path) -> No
 
     # Then it ends
     assert world.ledger.item("a").state is State.DONE
+
+
+def test_a_nest_that_neither_computes_nor_writes_is_ended_as_hung(tmp_path: Path) -> None:
+    # Given a nest that hangs, one that computes and one that writes (to standard error) for longer than the limit
+    world = World(tmp_path, make_workflow(nests=3, nest_silence_seconds=2.5, budgets__tries=1))
+    compute = "S=$SECONDS; while [ $((SECONDS - S)) -lt 5 ]; do :; done"
+    write = "for i in 1 2 3 4 5 6 7 8 9 10; do echo $i >&2; sleep 0.5; done"
+    world.shell(
+        "a", f"case $1 in hang) sleep 300;; compute) {compute};; write) {write};; esac", "hang", "compute", "write"
+    )
+
+    world.work()
+
+    # Then only the one that hangs was ended, with a cause that says so
+    nests = world.ledger.nests(world.ledger.item("a"))
+    assert {nest.index: nest.cause for nest in nests.values()} == {0: Cause.TIMED_OUT, 1: Cause.DONE, 2: Cause.DONE}
+    assert nests[0].message == "hung: no CPU and no output for 2.5 s"
+    told = world.ledger.attempts("a")[0]
+    assert (told.cause, told.evidence) == (
+        Cause.TIMED_OUT,
+        "nest 0: exit 143 SIGTERM by us: hung: no CPU and no output for 2.5 s",
+    )
+
+
+def test_a_failed_nest_ends_its_siblings_if_the_workflow_says_so(tmp_path: Path) -> None:
+    # Given four nests, two at a time: at the first attempt one fails while its sibling runs
+    world = World(tmp_path, make_workflow(nests=2, stop_on_failure=True))
+    script = (
+        f"echo $1 >> {tmp_path}/ran; [ $PYANAMO_ATTEMPT = 1 ] || exit 0;"
+        f" case $1 in 1) while [ ! -e {tmp_path}/began ]; do sleep 0.02; done; echo no reads; exit 1;;"
+        f" 2) touch {tmp_path}/began; sleep 300;; esac"
+    )
+    world.shell("a", script, "1", "2", "3", "4")
+
+    world.work()
+
+    # Then its sibling was ended and none other begun; nothing of them was recorded, and the item waited for that cause
+    item = world.ledger.item("a")
+    ran = (tmp_path / "ran").read_text().split()
+    assert sorted(ran[:2]) == ["1", "2"]
+    assert sorted(ran[2:]) == ["1", "2", "3", "4"]
+    assert (item.state, item.tries, item.interruptions) == (State.DONE, 2, 0)
+    first, last = world.ledger.attempts("a")
+    assert (first.cause, first.evidence) == (Cause.TASK_ERROR, "nest 0: exit 1: no reads")
+    assert last.cause is Cause.DONE
+    assert {nest.fence for nest in world.ledger.nests(item).values()} == {2}
+
+
+def test_a_host_with_too_little_disk_is_left_before_anything_is_tried(tmp_path: Path) -> None:
+    world = World(tmp_path, make_workflow(min_free_disk_mb=10**9))
+    world.add("a", "seq", "1")
+
+    code, pilot = world.work()
+
+    assert code == 75
+    assert pilot.record.leaving.startswith("host_fault: ")
+    assert "too little disk" in pilot.record.leaving
+    assert world.ledger.item("a").fence == 0
+
+
+def test_a_disk_that_fills_up_stops_claims_and_what_runs_may_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a nest that runs while the disk of its host fills up
+    world = World(tmp_path, make_workflow(nests=1, min_free_disk_mb=100))
+    world.shell("a", f"touch {tmp_path}/began; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done", "1", "2")
+    working = world.begin_work()
+    assert eventually((tmp_path / "began").exists)
+    monkeypatch.setattr("pyanamo_core.pilot.vitals.free_mb", lambda _folder: 99)
+    working.pilot.observed_as("wake")
+    assert eventually(lambda: (world.ledger.pilots() or [working.pilot.record])[0].free_disk_mb == 99)
+    time.sleep(1.2)  # until the loop has asked the disk again
+
+    # When it ends
+    (tmp_path / "go").touch()
+
+    # Then it was recorded, the next was not begun, and the item goes elsewhere as if interrupted after progress
+    assert working.leaves() == 75
+    item = world.ledger.item("a")
+    assert (item.state, item.tries, item.nests_done, item.interruptions) == (State.TODO, 0, 1, 1)
+    assert world.ledger.attempts("a")[0].cause is Cause.HOST_FAULT
+    assert "too little disk: 99 MB are free" in world.ledger.attempts("a")[0].evidence
+
+
+def test_a_pilots_row_tells_of_its_disk_and_memory(world: World) -> None:
+    world.add("a", "seq", "1")
+
+    _, pilot = world.work()
+
+    record = world.ledger.pilot(pilot.pilot_id)
+    assert record is not None
+    assert record.free_disk_mb is not None
+    assert record.free_disk_mb > 0
+    assert record.free_staging_mb is not None
 
 
 def test_more_memory_is_given_to_what_ran_out_of_it(tmp_path: Path) -> None:

@@ -123,6 +123,47 @@ def test_an_item_that_ran_out_of_the_whole_containers_memory_says_what_it_needs(
     assert told.message == "needs ≥ 768 MB: exit code 137"
 
 
+def test_out_of_memory_on_the_last_try_says_too_what_it_needs() -> None:
+    # Given an item that took two of four slots with 512 MB each, at its third try
+    item = held(nests=1, tries=3)
+    item.claim = item.claim.model_copy(update={"item": item.claim.item.model_copy(update={"memory_factor": 1.5})})
+    item.failed = {0: Failure(Cause.OUT_OF_MEMORY, "exit code 137", "exit 137 SIGKILL, oom_kill 1")}
+
+    told = settle(item, None, BUDGETS, slots=4, slot_mb=512)
+
+    assert told is not None
+    assert (told.verdict.state, told.message) == (State.FAILED, "needs ≥ 1536 MB: exit code 137")
+    assert told.evidence == "exit 137 SIGKILL, oom_kill 1"
+
+
+def test_where_the_first_failure_ends_its_siblings_it_decides() -> None:
+    # Given an item whose nest 2 failed first and ended its siblings; nest 0 was not begun
+    item = held(nests=3, pending=(0,))
+    item.failed = {2: Failure(Cause.TASK_ERROR, "exit code 1", "exit 1"), 1: Failure(Cause.PERMANENT, "exit code 65")}
+    item.ended = True
+
+    told = settle(item, None, BUDGETS, slots=1, slot_mb=512)
+
+    assert told is not None
+    assert (told.cause, told.message, told.evidence) == (Cause.TASK_ERROR, "nest 2: exit code 1", "nest 2: exit 1")
+    assert not item.startable
+
+
+def test_every_end_has_evidence() -> None:
+    cancelled = held(pending=(0,))
+    cancelled.cancelled = True
+
+    ends = [settle(held(done=2), None, BUDGETS, slots=1, slot_mb=512)]
+    ends.append(settle(held(pending=(0,)), DRAIN, BUDGETS, slots=1, slot_mb=512))
+    ends.append(settle(cancelled, None, BUDGETS, slots=1, slot_mb=512))
+
+    assert [each.evidence if each else "" for each in ends] == [
+        "exit 0 of 2 nests",
+        "drained: signal 15",
+        "cancelled by a user",
+    ]
+
+
 def test_an_item_refused_for_time_goes_back_and_that_is_no_interruption() -> None:
     item = held(pending=(0,))
     item.refused_for_time = True
