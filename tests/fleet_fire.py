@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -10,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from driver_support import Place
+from driver_support import Place, recorded_once, sleeping
+from killed_driver import QUICK_PATIENCE
 
 from pyanamo_core import driver
 from pyanamo_core.driver import Outcome
 from pyanamo_core.ledger import Ledger
+from pyanamo_core.local import LocalCloud
 from pyanamo_core.model import Attempt, Run
 from pyanamo_core.workflow import Workflow
 
@@ -137,3 +143,48 @@ def unwritable(folder: Path) -> Path:
     file = folder / "a-file"
     file.touch()
     return file / "scratch"
+
+
+# ------------------------------------------------------------------------------------------------------ killed drivers
+
+
+def start_driver(place: Place, table: str, run: Run, step: str) -> subprocess.Popen[bytes]:
+    """A driver in a process of its own that dies at this step (killed_driver.py)."""
+    script = Path(__file__).with_name("killed_driver.py")
+    with (place.folder / f"driver-{run.run_id}.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, str(script), table, run.run_id, step],
+            env=os.environ | place.cloud.environment(),
+            stdout=log,
+            stderr=log,
+        )
+
+
+def arrays_that_worked(ledger: Ledger) -> set[str]:
+    """Ids of the jobs (parents) whose pilots ever claimed an item, by the attempt rows and the pilots' own."""
+    claimed = {attempt.batch_job for attempt in attempts_of(ledger)}
+    claimed |= {record.batch_job for record in ledger.pilots() if record.claims}
+    return {job.partition(":")[0] for job in claimed if job}
+
+
+def died_and_carried_on(cloud: LocalCloud, name: str, folder: Path, step: str) -> str:
+    """One run whose first driver dies at this step, and whose second one carries on."""
+    folder.mkdir()
+    place = Place(cloud, name, folder)
+    workflow = place.workflow(pilots=2)
+    ledger, version = place.filled(workflow, sleeping(4, 0.3))
+    run = driver.begin(ledger, version, workflow)
+    # When the driver dies
+    first = start_driver(place, ledger.table, run, step)
+    assert first.wait(60) == -signal.SIGKILL
+    jobs_then = len(place.jobs(run))
+    # And another one carries on
+    watcher = driver.watcher_name()
+    driver.fan_out(place.clients, ledger, run, workflow, watcher=watcher, patience=QUICK_PATIENCE)
+    outcome = Watched(place, ledger, run, workflow, patience=QUICK_PATIENCE).outcome()
+    # Then the run ends, and exactly one array has ever worked, or been made
+    assert outcome.outcome == "completed"
+    recorded_once(ledger)
+    assert len(arrays_that_worked(ledger)) == 1
+    assert [job["jobId"] for job in place.jobs(run)] == [each.job_id for each in outcome.run.submissions]
+    return f"{step}: {jobs_then} array(s) at the death, {len(place.jobs(run))} in the end"

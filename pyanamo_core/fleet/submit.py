@@ -9,11 +9,13 @@ A submission goes through four steps, each of them safe to be the last one:
 
 A reservation that is not settled, our own after an unknown outcome or one of a watcher that died, is looked for by its
 exact name: at least 60 s and three times before it is sent again, under the same name. Should both exist after all, the
-older is kept and the other terminated.
+one that is settled is kept, else the older, and the other terminated. Each pilot is told the number of its submission:
+once that is settled with another job, it claims nothing (pilot/leaving.py), so that a double that arrives late never works.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ from pyanamo_core.fleet.batch import ENDED, Batch, Found
 from pyanamo_core.fleet.plan import array_sizes
 from pyanamo_core.model import Mode, Run, Submission
 from pyanamo_core.protocols import Clock, Ledger
+
+log = logging.getLogger(__name__)
 
 NOT_SUBMITTED: Final = "not submitted: "
 """How the reason of a submission begins that was given up before anything was sent."""
@@ -78,7 +82,7 @@ class Submitter:
     Args:
         ledger: where reservations are made; the caller holds the run's watch.
         queue, definition: the workflow's; a run stays with the revision of its first submission.
-        environment: overrides beside PYANAMO_TABLE, PYANAMO_RUN and PREFECT_API_URL.
+        environment: overrides beside PYANAMO_TABLE, PYANAMO_RUN, PYANAMO_SUBMISSION and PREFECT_API_URL.
     """
 
     def __init__(
@@ -179,15 +183,19 @@ class Submitter:
                     queue=submission.queue,
                     definition=submission.definition,
                     size=submission.size,
-                    environment=self._overrides(run),
+                    environment=self._overrides(run, submission),
                 )
             except SubmitThrottled:
                 if self._clock.monotonic() + BUSY_SECONDS - began > self._patience.window_seconds:
                     raise
                 self._clock.sleep(BUSY_SECONDS)
 
-    def _overrides(self, run: Run) -> dict[str, str]:
-        told = self._environment | {"PYANAMO_TABLE": self._ledger.table, "PYANAMO_RUN": run.run_id}
+    def _overrides(self, run: Run, submission: Submission) -> dict[str, str]:
+        told = self._environment | {
+            "PYANAMO_TABLE": self._ledger.table,
+            "PYANAMO_RUN": run.run_id,
+            "PYANAMO_SUBMISSION": str(submission.sequence),
+        }
         return told | ({"PREFECT_API_URL": run.prefect_api_url} if run.prefect_api_url else {})
 
     # ------------------------------------------------------------------------------------------ what stayed open
@@ -242,7 +250,8 @@ class Submitter:
         return self._send(renewed, submission, began)
 
     def _adopt(self, run: Run, submission: Submission, found: list[Found]) -> Run:
-        self._keep_older(found)
+        """Of one name or several the oldest is ours."""
+        self._keep(found[0], found)
         return self._settle(run, submission, found[0].job_id)
 
     def _is_doubtful(self, submission: Submission) -> bool:
@@ -252,17 +261,31 @@ class Submitter:
         return self._clock.now() - submission.reserved_at <= self._patience.doubt_seconds
 
     def _resolve_double(self, run: Run, submission: Submission) -> Run:
-        """Of two jobs of one name keep the older; a late arrival of a submission given up becomes part of the fleet."""
+        """Of two jobs of one name keep the one that is settled: the other's pilots claim nothing. A late arrival of a
+        submission given up becomes part of the fleet."""
         found = self._batch.find(submission.name, submission.queue)
-        self._keep_older(found)
-        if not found or found[0].job_id == submission.job_id:
+        if not found:
             return run
-        return self._settle(run, submission, found[0].job_id)
+        if not submission.job_id:
+            return self._adopt(run, submission, found)
+        known = next((each for each in found if each.job_id == submission.job_id), None)
+        if known is not None:
+            self._keep(known, found)
+            return run
+        # Batch has forgotten the one that was settled: whatever else bears its name is still a double.
+        for each in found:
+            self._end_double(each, submission.job_id)
+        return run
 
-    def _keep_older(self, found: list[Found]) -> None:
-        for other in found[1:]:
-            if other.status not in ENDED:
-                self._batch.terminate(other.job_id, f"submitted twice, {found[0].job_id} is kept")
+    def _keep(self, kept: Found, found: list[Found]) -> None:
+        for other in found:
+            if other is not kept:
+                self._end_double(other, kept.job_id)
+
+    def _end_double(self, double: Found, kept: str) -> None:
+        if double.status not in ENDED:
+            log.warning("job %s was submitted twice under the name %s: it is ended", double.job_id, double.name)
+            self._batch.terminate(double.job_id, f"submitted twice, {kept} is kept")
 
     def _settle(self, run: Run, submission: Submission, job_id: str) -> Run:
         return self._ledger.settle_submission(run, submission.sequence, job_id=job_id)

@@ -42,6 +42,7 @@ from pyanamo_core.pilot.candidates import Candidates
 from pyanamo_core.pilot.evidence import fitted
 from pyanamo_core.pilot.executor import DaemonPool
 from pyanamo_core.pilot.lease import Leases
+from pyanamo_core.pilot.leaving import job_kept_instead
 from pyanamo_core.pilot.logs import LogShipper, Marks
 from pyanamo_core.pilot.record import nest_row, overflow_of, put_overflow, without_payload
 from pyanamo_core.pilot.verdict import Verdict
@@ -107,6 +108,7 @@ class Facts:
     revision: str
     batch_job: str = ""
     batch_attempt: int = 0
+    submission: int | None = None
     host: str = ""
     instance_type: str = ""
     lifecycle: str = ""
@@ -240,6 +242,9 @@ class Desk:
         if not self._facts.run_id:
             return Mode.RUN, ""
         run = self._ledger.run(self._facts.run_id)
+        kept = job_kept_instead(run, self._facts.submission, self._facts.batch_job)
+        if kept and run.mode is Mode.RUN:
+            return Mode.DRAIN, f"submitted twice, job {kept} is kept"
         return run.mode, run.reason
 
     # ------------------------------------------------------------------ results

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from pyanamo_core.model import Cause, Mode
+from pyanamo_core.model import Cause, Mode, Run
 from pyanamo_core.pilot.verdict import SET_UP_CODE, TRY_AGAIN_CODE
 
 MAX_REMEMBERED: Final = 1000
@@ -50,6 +50,21 @@ def by_mode(mode: Mode, why: str) -> Meaning | None:
     if mode is Mode.DRAIN:
         return Meaning(Cause.DRAINED, worded("drained", why), exit_code=0, counts=False)
     return None
+
+
+def job_kept_instead(run: Run, submission: int | None, batch_job: str) -> str:
+    """The job that was kept of two that one submission made, if it is not this pilot's; else "".
+
+    SubmitJob may arrive late, after it was given up and sent again. Until its submission is settled a pilot works, so that it
+    needs no watcher; from then on only the pilots of the job that the run's row names do.
+
+    Args:
+        submission: the number of the submission that made the pilot; None: a person started it.
+        batch_job: its own job, `id` or `id:index`.
+    """
+    told = next((each for each in run.submissions if each.sequence == submission), None)
+    own = batch_job.partition(":")[0]
+    return told.job_id if told is not None and own and told.job_id not in ("", own) else ""
 
 
 def meaning_of_signal(number: int, mode: Mode, why: str, *, spot_notice: str, wall_time_over: bool) -> Meaning:

@@ -27,7 +27,8 @@ class PilotOptions:
 
     `run_id` empty: a free pilot under the newest workflow's defaults. `items`, `nests`, `results` (s3://bucket/prefix)
     and `scripts` (archive or folder) override the workflow, as does `wall_time_seconds`, from the pilot's start.
-    `array_index` is None outside an array.
+    `array_index` is None outside an array; `submission`, the number of the run's submission that made this pilot, where
+    nobody said it.
     """
 
     table: str
@@ -42,12 +43,13 @@ class PilotOptions:
     batch_job: str = ""
     batch_attempt: int = 0
     array_index: int | None = None
+    submission: int | None = None
     host: str = field(default_factory=socket.gethostname)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> PilotOptions:
-        """From PYANAMO_TABLE, PYANAMO_RUN, PYANAMO_ITEMS, PYANAMO_NESTS, PYANAMO_WALL_TIME (seconds), PYANAMO_SCRIPTS,
-        PYANAMO_SCRATCH, PYANAMO_STAGING, S3_BUCKET and Batch's own variables.
+        """From PYANAMO_TABLE, PYANAMO_RUN, PYANAMO_SUBMISSION, PYANAMO_ITEMS, PYANAMO_NESTS, PYANAMO_WALL_TIME (seconds),
+        PYANAMO_SCRIPTS, PYANAMO_SCRATCH, PYANAMO_STAGING, S3_BUCKET and Batch's own variables.
 
         Raises:
             TableNotNamed, OptionInvalid.
@@ -56,6 +58,7 @@ class PilotOptions:
         if not environ.get("PYANAMO_TABLE"):
             raise TableNotNamed
         index = environ.get("AWS_BATCH_JOB_ARRAY_INDEX")
+        submission = environ.get("PYANAMO_SUBMISSION", "")
         scratch, staging = environ.get("PYANAMO_SCRATCH"), environ.get("PYANAMO_STAGING")
         return cls(
             table=environ["PYANAMO_TABLE"],
@@ -70,6 +73,7 @@ class PilotOptions:
             batch_job=environ.get("AWS_BATCH_JOB_ID", ""),
             batch_attempt=int(environ.get("AWS_BATCH_JOB_ATTEMPT") or 0),
             array_index=int(index) if index else None,
+            submission=int(submission) if submission.isdecimal() else None,
         )
 
     @property

@@ -403,6 +403,7 @@ class Pilot:
             revision=workflow.revision,
             batch_job=self.options.batch_job,
             batch_attempt=self.options.batch_attempt,
+            submission=self.options.submission,
             container_mb=memory_mb * self.slots,
             host=self._instance.host,
             instance_type=self._instance.kind,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import pytest
-from botocore.exceptions import EndpointConnectionError
+from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
 from fleet_fake_batch import refused
 from fleet_support import Scene
 from hypothesis import given, settings
@@ -51,6 +52,7 @@ def test_a_submission_is_one_array_with_name_overrides_pinned_revision_and_retry
                 {"name": "MORE", "value": "1"},
                 {"name": "PREFECT_API_URL", "value": "http://prefect/api"},
                 {"name": "PYANAMO_RUN", "value": "run"},
+                {"name": "PYANAMO_SUBMISSION", "value": "0"},
                 {"name": "PYANAMO_TABLE", "value": "memory"},
             ]
         },
@@ -132,18 +134,48 @@ def test_a_minute_alone_is_not_enough_three_looks_are_needed():
         assert scene.batch.calls["SubmitJob"] == calls
 
 
-def test_of_two_jobs_of_one_name_the_older_is_kept_and_the_other_terminated():
-    # Given a request that arrives only after two minutes, when it was sent a second time
+def test_of_two_jobs_of_one_name_the_one_that_is_settled_is_kept_and_the_other_terminated():
+    # Given a request that Batch shows only after it was sent a second time and answered
     scene = Scene()
     scene.batch.submit_faults = [("late", 65.0)]
     one = submitter(scene)
     one.add(held(scene), 5)
-    scene.batch.job(0).created -= 60  # Batch has noted the request when it came in, but shows the job late
+    scene.batch.job(0).created -= 60
     settle_for(scene, one, 200)
-    # Then there were two, and the older one lives on in Batch and in the run's row
+    # Then there were two, and the one that the run's row names lives on, although the other is older
     assert len(scene.batch.jobs) == 2
+    assert [job.job_id for job in scene.batch.live_jobs()] == ["job-1"]
+    assert [s.job_id for s in scene.run.submissions] == ["job-1"]
+
+
+def test_of_two_jobs_that_nobody_has_settled_the_older_is_kept():
+    # Given a watcher that died after its second request, when the first arrived too
+    scene = Scene()
+    scene.batch.submit_faults = ["lost", "lost"]
+    submitter(scene).add(held(scene), 5)
+    scene.clock.move(1)
+    again = scene.batch.job(0).asked
+    with suppress(ReadTimeoutError):
+        scene.batch.submit_job(**again)
+    # When the next watcher looks
+    scene.clock.move(200)
+    submitter(scene).settle(held(scene, "w2"))
+    # Then the older one is the run's
     assert [job.job_id for job in scene.batch.live_jobs()] == ["job-0"]
     assert [s.job_id for s in scene.run.submissions] == ["job-0"]
+
+
+def test_a_double_is_ended_although_batch_has_forgotten_the_job_that_was_kept():
+    scene = Scene()
+    scene.batch.submit_faults = [("late", 100.0)]
+    one = submitter(scene)
+    one.add(held(scene), 5)
+    settle_for(scene, one, 90)
+    assert [s.job_id for s in scene.run.submissions] == ["job-1"]
+    scene.batch.job(1).forgotten = True
+    settle_for(scene, one, 100)
+    assert scene.batch.job(0).status == "FAILED"
+    assert [s.job_id for s in scene.run.submissions] == ["job-1"]
 
 
 def test_a_job_of_the_same_name_but_for_case_is_not_ours():

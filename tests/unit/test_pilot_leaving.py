@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pyanamo_core.model import Cause, Claim, Definition, Item, Mode, State
-from pyanamo_core.pilot.leaving import FirstFailures, Meaning, Stop, meaning_of_signal
+from pyanamo_core.model import Cause, Claim, Definition, Item, Mode, Run, State, Submission
+from pyanamo_core.pilot.leaving import FirstFailures, Meaning, Stop, job_kept_instead, meaning_of_signal
 from pyanamo_core.pilot.scheduler import Failure, Held
 from pyanamo_core.pilot.settling import settle
 from pyanamo_core.workflow import Budgets
@@ -172,3 +172,26 @@ def test_an_item_refused_for_time_goes_back_and_that_is_no_interruption() -> Non
 
     assert told is not None
     assert (told.cause, told.counts, told.verdict.state) == (Cause.WALL_TIME, False, State.TODO)
+
+
+@pytest.mark.parametrize(
+    ("settled", "number", "own", "kept"),
+    [
+        ("job-1", 0, "job-0:3", "job-1"),
+        ("job-1", 0, "job-0", "job-1"),
+        ("job-1", 0, "job-1:3", ""),  # ours is the one
+        ("", 0, "job-0:3", ""),  # nobody knows yet: work must not wait for a watcher
+        ("job-1", 1, "job-0:3", ""),  # a submission that the row does not know
+        ("job-1", None, "job-0:3", ""),  # started by hand
+        ("job-1", 0, "", ""),  # not in Batch
+    ],
+)
+def test_a_pilot_of_a_double_is_told_by_its_submission_being_settled_with_another_job(
+    settled: str, number: int | None, own: str, kept: str
+) -> None:
+    submission = Submission(
+        sequence=0, name="t-0", size=4, queue="q", definition="d:1", reserved_at=1.0, job_id=settled
+    )
+    run = Run(run_id="r", workflow_version=1, token="t", submissions=(submission,))
+
+    assert job_kept_instead(run, number, own) == kept

@@ -1,0 +1,82 @@
+"""Fleets under fire, in full: drivers killed at each step, late doubles, a third reclaimed, a bad host in an array of 200."""
+
+from __future__ import annotations
+
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from driver_support import Place, recorded_once, sleeping, wait_for
+from fleet_fire import Watched, arrays_that_worked, died_and_carried_on, start_driver
+from killed_driver import ON_ITS_WAY, QUICK_PATIENCE, STEPS
+
+from pyanamo_core import driver
+from pyanamo_core.local import LocalCloud
+
+pytestmark = pytest.mark.chaos
+
+
+def test_whichever_step_a_driver_dies_at_exactly_one_array_works(
+    misbehaving_cloud: LocalCloud, unique_name: str, tmp_path: Path
+):
+    # Given a run for each step of a submission: its driver is killed there (all at once, each waits for a lease)
+    with ThreadPoolExecutor(len(STEPS)) as pool:
+        told = [
+            pool.submit(died_and_carried_on, misbehaving_cloud, f"{unique_name}-{number}", tmp_path / str(number), step)
+            for number, step in enumerate(STEPS)
+        ]
+        for each in told:
+            print(f"driver killed {each.result()}")
+
+
+def test_a_double_that_arrives_late_never_works_and_is_found_and_ended(
+    misbehaving_cloud: LocalCloud, unique_name: str, tmp_path: Path
+):
+    # Given a driver that is killed while its SubmitJob is on its way, for 16 s
+    place = Place(misbehaving_cloud, unique_name, tmp_path)
+    workflow = place.workflow(pilots=2)
+    ledger, version = place.filled(workflow, sleeping(44, 1))
+    run = driver.begin(ledger, version, workflow)
+    place.cloud.delay("batch", "SubmitJob", seconds=16)
+    assert start_driver(place, ledger.table, run, ON_ITS_WAY).wait(60) == -signal.SIGKILL
+    assert place.jobs(run) == []
+    # When the next one finds nothing, and sends it again under the same name
+    # (it looks for doubles seldom, so that the double's pilots have time to come)
+    watched = Watched(place, ledger, run, workflow, patience=replace(QUICK_PATIENCE, double_seconds=12))
+    (one,) = wait_for(lambda: place.jobs(run))
+    # And then the first request arrives after all
+    double = wait_for(lambda: [job for job in place.jobs(run) if job["jobId"] != one["jobId"]])[0]
+    assert (double["jobName"], double["createdAt"] >= one["createdAt"]) == (one["jobName"], True)
+    # Then it is ended, and only the pilots of the one that was settled have ever claimed anything
+    wait_for(lambda: double["jobId"] not in place.live_jobs(run))
+    outcome = watched.outcome()
+    assert outcome.outcome == "completed"
+    recorded_once(ledger)
+    assert arrays_that_worked(ledger) == {one["jobId"]}
+    told = place.clients.client("batch").describe_jobs(jobs=[double["jobId"]])["jobs"][0]
+    came = [record for record in ledger.pilots() if record.batch_job.startswith(double["jobId"])]
+    print(f"late double: {told['status']}, {len(came)} of its 2 pilots came, claims {[each.claims for each in came]}")
+    assert came
+    assert {each.claims for each in came} == {0}
+    assert {each.leaving.partition(":")[0] for each in came} == {"drained"}
+
+
+def test_two_watchers_at_once_and_a_request_that_is_lost_make_one_array(
+    misbehaving_cloud: LocalCloud, unique_name: str, tmp_path: Path
+):
+    # Given two watchers that start together, and a network that loses the request of SubmitJob
+    place = Place(misbehaving_cloud, unique_name, tmp_path)
+    workflow = place.workflow(pilots=2)
+    ledger, version = place.filled(workflow, sleeping(6, 0.3))
+    run = driver.begin(ledger, version, workflow)
+    place.cloud.drop("batch", "SubmitJob")
+    # When both watch
+    both = [Watched(place, ledger, run, workflow, patience=QUICK_PATIENCE) for _ in range(2)]
+    outcomes = [each.outcome() for each in both]
+    # Then both see the run complete, by one array
+    assert [outcome.outcome for outcome in outcomes] == ["completed"] * 2
+    recorded_once(ledger)
+    assert len(place.jobs(run)) == 1
+    assert len(arrays_that_worked(ledger)) == 1
