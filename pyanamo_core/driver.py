@@ -308,8 +308,11 @@ def watch(
     return one.until_end()
 
 
-def drain(ledger: Ledger, run_id: str, reason: str = "") -> Run:
-    """Let the run's pilots finish what they hold and claim no more. Its watcher ends it when they have left.
+def drain(ledger: Ledger, run_id: str, reason: str = "", *, finish: bool = False) -> Run:
+    """Let the run's pilots claim no more and hand back what they hold, within a beat. Its watcher ends it when they left.
+
+    Args:
+        finish: they first finish the items that they hold, however long that takes.
 
     Raises:
         RunMissing, RunConflict: there is no such run, it has ended, or it was cancelled.
@@ -317,7 +320,7 @@ def drain(ledger: Ledger, run_id: str, reason: str = "") -> Run:
     standing = ledger.run(run_id)
     if standing.ended is not None:
         raise RunConflict(run_id=run_id, reason=f"it has ended ({standing.outcome})")
-    return ledger.set_mode(run_id, Mode.DRAIN, reason)
+    return ledger.set_mode(run_id, Mode.DRAIN, reason, hand_back=not finish)
 
 
 def cancel(

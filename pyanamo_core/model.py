@@ -349,6 +349,8 @@ class Run(Value):
 
     run_id: str
     mode: Mode = Mode.RUN
+    hand_back: bool = False
+    """In mode drain: pilots end what runs and hand it back; otherwise they finish what they hold."""
     workflow_version: int
     revision: str = ""
     token: str

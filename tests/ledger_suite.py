@@ -1098,7 +1098,9 @@ def test_a_missing_run_is_told_by_name(ledger: Ledger) -> None:
 def test_a_runs_mode_only_goes_forward(ledger: Ledger) -> None:
     ledger.begin_run(a_run())
     assert ledger.set_mode("run-1", Mode.RUN).mode is Mode.RUN
-    drained = ledger.set_mode("run-1", Mode.DRAIN, "lunch")
+    assert not ledger.set_mode("run-1", Mode.DRAIN, "soon").hand_back
+    drained = ledger.set_mode("run-1", Mode.DRAIN, "lunch", hand_back=True)
+    assert (drained.hand_back, ledger.run("run-1")) == (True, drained)
     assert (drained.mode, drained.reason) == (Mode.DRAIN, "lunch")
     assert ledger.set_mode("run-1", Mode.DRAIN, "again") == drained
     with pytest.raises(RunConflict, match="its mode is drain, and there is no way back to run"):

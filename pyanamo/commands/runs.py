@@ -164,13 +164,18 @@ def _show_view(told: RunView) -> RenderableType:
     return Group(*parts)
 
 
-@command(example=("pyanamo runs drain", "pyanamo runs drain 3f2c --reason 'new reference'"))
-def drain(context: Context, run: RUN = None, reason: REASON = "") -> Told:
-    """Let a run's pilots hand back or finish what they hold, and claim nothing more. Nothing is lost."""
+@command(example=("pyanamo runs drain", "pyanamo runs drain 3f2c --finish --reason 'new reference'"))
+def drain(
+    context: Context,
+    run: RUN = None,
+    reason: REASON = "",
+    finish: Annotated[bool, typer.Option("--finish", help="Pilots first finish the items that they hold.")] = False,
+) -> Told:
+    """Let a run's pilots end what runs within a beat, hand back what they hold, and leave. Nothing counts, nothing is lost."""
     from pyanamo_core import driver
 
     found = find_run(context.ledger, context.table_name, run)
-    return _after(driver.drain(context.ledger, found.run_id, reason))
+    return _after(driver.drain(context.ledger, found.run_id, reason, finish=finish))
 
 
 @command(example=("pyanamo runs cancel", "pyanamo runs cancel 3f2c --yes"))

@@ -356,7 +356,8 @@ class Watch:
         if run.mode is Mode.CANCEL:
             self._notes.append("the run is being cancelled")
             return self._terminate_all(run, run.reason or "the run was cancelled")
-        self._notes.append("the run drains: pilots finish what they hold" + (f" ({run.reason})" if run.reason else ""))
+        what = "hand back" if run.hand_back else "finish"
+        self._notes.append(f"the run drains: pilots {what} what they hold" + (f" ({run.reason})" if run.reason else ""))
         if counts.open == 0:
             return self._end_game(run, self._sight.live(run))
         self._cancel_waiting(run, "the run drains")

@@ -516,11 +516,15 @@ def recover(item: Item, *, seen: Item, token: str, now: float, rules: Rules, end
 # --------------------------------------------------------------------------------------------------------- of runs
 
 
-def forward(standing_mode: Mode, wanted: Mode) -> bool:
-    """Does the mode change? Raises Refusal if that would be a step back."""
-    if MODES.index(wanted) < MODES.index(standing_mode):
-        raise Refusal(f"its mode is {standing_mode}, and there is no way back to {wanted}")
-    return wanted is not standing_mode
+def forward(run: Run, wanted: Mode, *, hand_back: bool = False) -> bool:
+    """Does the mode change? Raises Refusal if that would be a step back.
+
+    Args:
+        hand_back: for drain: at once; one that lets pilots finish may still become one that does not.
+    """
+    if MODES.index(wanted) < MODES.index(run.mode):
+        raise Refusal(f"its mode is {run.mode}, and there is no way back to {wanted}")
+    return wanted is not run.mode or (wanted is Mode.DRAIN and hand_back and not run.hand_back)
 
 
 def same_run(standing_run: Run, wanted: Run) -> None:

@@ -213,6 +213,7 @@ RUN: Final[dict[str, str]] = {
     name: name
     for name in (
         "mode",
+        "hand_back",
         "revision",
         "token",
         "limits",
@@ -306,7 +307,7 @@ CLAIM_UPDATE: Final = (
 )
 RESERVE_UPDATE: Final = "SET submissions.{sequence} = :submission, names = :names"
 SETTLE_UPDATE: Final = "SET submissions.{sequence} = :submission"
-MODE_UPDATE: Final = "SET mode = :mode, reason = :reason"
+MODE_UPDATE: Final = "SET mode = :mode, reason = :reason, hand_back = :hand_back"
 WATCH_UPDATE: Final = "SET watcher = :watcher, watcher_fence = :watcher_fence, watcher_lease_end = :watcher_lease_end"
 RELEASE_UPDATE: Final = "SET watcher = :nobody, watcher_lease_end = :zero"
 END_UPDATE: Final = "SET ended = :ended, outcome = :outcome, reason = :reason"

@@ -113,15 +113,15 @@ class MemoryRuns:
     def live_runs(self) -> list[Run]:
         return [run for run in self.runs() if run.ended is None]
 
-    def set_mode(self, run_id: str, mode: Mode, reason: str = "") -> Run:
+    def set_mode(self, run_id: str, mode: Mode, reason: str = "", *, hand_back: bool = False) -> Run:
         with self._lock:
             run = self.run(run_id)
             try:
-                if not decisions.forward(run.mode, mode):
+                if not decisions.forward(run, mode, hand_back=hand_back):
                     return run
             except decisions.Refusal as refusal:
                 raise RunConflict(run_id=run_id, reason=refusal.reason) from None
-            return self._put_run(run, mode=mode, reason=rows.clipped(reason, rows.REASON_BYTES))
+            return self._put_run(run, mode=mode, reason=rows.clipped(reason, rows.REASON_BYTES), hand_back=hand_back)
 
     def take_watch(self, run_id: str, watcher: str, lease_seconds: float) -> Run | None:
         with self._lock:

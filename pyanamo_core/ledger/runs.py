@@ -73,21 +73,25 @@ class Runs(LedgerBase):
     def live_runs(self) -> list[Run]:
         return [run for run in self.runs() if run.ended is None]
 
-    def set_mode(self, run_id: str, mode: Mode, reason: str = "") -> Run:
+    def set_mode(self, run_id: str, mode: Mode, reason: str = "", *, hand_back: bool = False) -> Run:
         """Only ever from run to drain to cancel; the same again changes nothing.
+
+        Args:
+            hand_back: for drain: pilots end what runs and hand it back, instead of finishing what they hold.
 
         Raises:
             RunConflict: that would be a step back.
             RunMissing, OutcomeUnknown.
         """
-        before = decisions.MODES[: decisions.MODES.index(mode)]
+        before = decisions.MODES[: decisions.MODES.index(mode) + hand_back]
 
         def write(run: Run) -> Write | None:
-            if not decisions.forward(run.mode, mode):
+            if not decisions.forward(run, mode, hand_back=hand_back):
                 return None
             values = rows.values(
                 mode=mode.value,
                 reason=rows.clipped(reason, rows.REASON_BYTES),
+                hand_back=hand_back,
                 before_1=before[0].value,
                 before_2=before[-1].value,
             )

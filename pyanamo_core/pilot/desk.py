@@ -42,7 +42,7 @@ from pyanamo_core.pilot.candidates import Candidates
 from pyanamo_core.pilot.evidence import fitted
 from pyanamo_core.pilot.executor import DaemonPool
 from pyanamo_core.pilot.lease import Leases
-from pyanamo_core.pilot.leaving import job_kept_instead
+from pyanamo_core.pilot.leaving import NO_ORDER, Order, job_kept_instead
 from pyanamo_core.pilot.logs import LogShipper, Marks
 from pyanamo_core.pilot.record import nest_row, overflow_of, put_overflow, without_payload
 from pyanamo_core.pilot.verdict import Verdict
@@ -74,8 +74,7 @@ class Batch:
 
     claimed: list[Claimed] = field(default_factory=list[Claimed])
     conflicts: int = 0
-    mode: Mode = Mode.RUN
-    reason: str = ""
+    order: Order = NO_ORDER
     open: int | None = None
 
 
@@ -83,8 +82,7 @@ class Batch:
 class Status:
     """What a beat learns of the run: its mode and why, and failed items up to the bound."""
 
-    mode: Mode = Mode.RUN
-    reason: str = ""
+    order: Order = NO_ORDER
     failed: int | None = None
 
 
@@ -170,9 +168,9 @@ class Desk:
         """Write the pilot's row; read the run's mode and, if there is a bound, count failed items."""
         return self._clerks.submit(lambda: self._status(record, failure_bound))
 
-    def mode(self) -> Future[tuple[Mode, str]]:
+    def order(self) -> Future[Order]:
         """Read the run's mode, in a thread of its own: it is asked for when time is short."""
-        return DaemonPool(1, "mode").submit(self._mode)
+        return DaemonPool(1, "mode").submit(self._order)
 
     def close(self) -> None:
         """Take nothing more; threads that are idle end, one that hangs keeps nobody."""
@@ -183,8 +181,8 @@ class Desk:
 
     def _claim_batch(self, wanted: int, count_open: bool) -> Batch:
         batch = Batch()
-        batch.mode, batch.reason = self._mode()
-        if batch.mode is not Mode.RUN:
+        batch.order = self._order()
+        if batch.order.mode is not Mode.RUN:
             return batch
         while len(batch.claimed) < wanted:
             if self._clock.monotonic() - self._page_at > PAGE_SECONDS:
@@ -238,14 +236,14 @@ class Desk:
         done = frozenset(index for index, nest in nests.items() if nest.status is NestStatus.DONE)
         return Claimed(claim, definition, done)
 
-    def _mode(self) -> tuple[Mode, str]:
+    def _order(self) -> Order:
         if not self._facts.run_id:
-            return Mode.RUN, ""
+            return NO_ORDER
         run = self._ledger.run(self._facts.run_id)
         kept = job_kept_instead(run, self._facts.submission, self._facts.batch_job)
         if kept and run.mode is Mode.RUN:
-            return Mode.DRAIN, f"submitted twice, job {kept} is kept"
-        return run.mode, run.reason
+            return Order(Mode.DRAIN, f"submitted twice, job {kept} is kept")
+        return Order.of(run)
 
     # ------------------------------------------------------------------ results
 
@@ -348,9 +346,9 @@ class Desk:
 
     def _status(self, record: PilotRecord, failure_bound: int | None) -> Status:
         self._ledger.put_pilot(record)
-        mode, reason = self._mode()
+        order = self._order()
         failed = None if failure_bound is None else self._ledger.count(State.FAILED, bound=failure_bound)
-        return Status(mode, reason, failed)
+        return Status(order, failed)
 
 
 def last_move(

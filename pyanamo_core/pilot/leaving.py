@@ -43,12 +43,34 @@ class Stop:
     meaning: Meaning | None
 
 
-def by_mode(mode: Mode, why: str) -> Meaning | None:
+@dataclass(frozen=True)
+class Order:
+    """What the run's row tells its pilots: the mode, why, and for a drain whether it is to end what runs."""
+
+    mode: Mode = Mode.RUN
+    reason: str = ""
+    hand_back: bool = False
+
+    @classmethod
+    def of(cls, run: Run) -> Order:
+        """The order of a run's row."""
+        return cls(run.mode, run.reason, run.hand_back)
+
+    @property
+    def at_once(self) -> bool:
+        """Is what runs to be ended now?"""
+        return self.mode is Mode.CANCEL or (self.mode is Mode.DRAIN and self.hand_back)
+
+
+NO_ORDER: Final = Order()
+
+
+def by_order(order: Order) -> Meaning | None:
     """What the run's mode demands of a pilot that must end; None if it demands nothing."""
-    if mode is Mode.CANCEL:
-        return Meaning(Cause.CANCELLED, worded("cancelled", why), exit_code=0, counts=False)
-    if mode is Mode.DRAIN:
-        return Meaning(Cause.DRAINED, worded("drained", why), exit_code=0, counts=False)
+    if order.mode is Mode.CANCEL:
+        return Meaning(Cause.CANCELLED, worded("cancelled", order.reason), exit_code=0, counts=False)
+    if order.mode is Mode.DRAIN:
+        return Meaning(Cause.DRAINED, worded("drained", order.reason), exit_code=0, counts=False)
     return None
 
 
@@ -67,9 +89,9 @@ def job_kept_instead(run: Run, submission: int | None, batch_job: str) -> str:
     return told.job_id if told is not None and own and told.job_id not in ("", own) else ""
 
 
-def meaning_of_signal(number: int, mode: Mode, why: str, *, spot_notice: str, wall_time_over: bool) -> Meaning:
+def meaning_of_signal(number: int, order: Order, *, spot_notice: str, wall_time_over: bool) -> Meaning:
     """What TERM or INT means: the run's mode, a Spot notice, the end of the wall time, else a drain that counts."""
-    told = by_mode(mode, why)
+    told = by_order(order)
     if told is not None:
         return told
     if spot_notice:
@@ -87,6 +109,11 @@ def spot(notice: str) -> Meaning:
 def wall_time() -> Meaning:
     """The pilot's own time is over."""
     return Meaning(Cause.WALL_TIME, "wall_time")
+
+
+def own_fault(error: BaseException) -> Meaning:
+    """The pilot itself failed: what it holds goes back as if it had died."""
+    return Meaning(Cause.LOST, f"the pilot failed: {type(error).__name__}: {error}"[:300], exit_code=1)
 
 
 def host_fault(message: str) -> Meaning:

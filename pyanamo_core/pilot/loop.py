@@ -13,7 +13,17 @@ from pyanamo_core.model import Mode, PilotRecord
 from pyanamo_core.pilot.desk import Batch, Status
 from pyanamo_core.pilot.drain import Signals
 from pyanamo_core.pilot.floor import Counters, Floor
-from pyanamo_core.pilot.leaving import Leaving, by_mode, host_fault, meaning_of_signal, spot, wall_time
+from pyanamo_core.pilot.leaving import (
+    NO_ORDER,
+    Leaving,
+    Order,
+    by_order,
+    host_fault,
+    meaning_of_signal,
+    own_fault,
+    spot,
+    wall_time,
+)
 from pyanamo_core.pilot.nests import Nests
 from pyanamo_core.pilot.scheduler import Held, longest_first
 from pyanamo_core.pilot.settler import Settler
@@ -26,6 +36,8 @@ MODE_SECONDS: Final = 3.0
 STOP_SECONDS: Final = 14.0
 """After a stop, the loop ends by then in any case."""
 WAKE_SECONDS: Final = 5.0
+OWN_FAULTS: Final = 5
+"""After so many faults of its own while it hands back the pilot leaves all the same."""
 
 _log = logging.getLogger("pyanamo.pilot")
 
@@ -85,6 +97,19 @@ class Loop:
 
     def run(self) -> Leaving:
         """Work until there is a reason to leave."""
+        faults = 0
+        while True:
+            try:
+                return self._work()
+            except Exception as error:  # noqa: BLE001 - a fault of ours: what is held goes back while that still works
+                _log.exception("the pilot itself failed; it hands back what it holds and leaves")
+                fault = own_fault(error)
+                faults += 1
+                if faults > OWN_FAULTS:
+                    return Leaving(f"{fault.reason} (leases bring back what it held)", fault.exit_code)
+                self._floor.begin_stop(fault)
+
+    def _work(self) -> Leaving:
         while True:
             self._notice_signals()
             self._notice_time()
@@ -121,24 +146,21 @@ class Loop:
     def _notice_signals(self) -> None:
         if self._floor.stop is not None and self._floor.stop.meaning is None:
             if self._floor.clock.monotonic() - self._floor.stop.since > MODE_SECONDS:
-                self._meant(Mode.RUN, "")
+                self._meant(NO_ORDER)
             return
         if self._signals.received is None or self._floor.stop is not None:
             return
         self._floor.begin_stop(None)
-        future = self._floor.desk.mode()
-        self._floor.then(future, self._mode_told)
+        self._floor.then(self._floor.desk.order(), self._ordered)
 
-    def _mode_told(self, done: Future[tuple[Mode, str]]) -> None:
-        mode, reason = (Mode.RUN, "") if done.exception() else done.result()
-        self._meant(mode, reason)
+    def _ordered(self, done: Future[Order]) -> None:
+        self._meant(NO_ORDER if done.exception() else done.result())
 
-    def _meant(self, mode: Mode, why: str) -> None:
+    def _meant(self, order: Order) -> None:
         if self._floor.stop is not None and self._floor.stop.meaning is None:
             self._floor.stop.meaning = meaning_of_signal(
                 self._signals.received or 0,
-                mode,
-                why,
+                order,
                 spot_notice=self._spot_notice,
                 wall_time_over=self._floor.keeper.over,
             )
@@ -163,11 +185,11 @@ class Loop:
         self._spot_notice = notice
         self._floor.begin_stop(spot(notice))
 
-    def _heed(self, mode: Mode, why: str) -> None:
-        meaning = by_mode(mode, why)
+    def _heed(self, order: Order) -> None:
+        meaning = by_order(order)
         if meaning is None:
             return
-        if mode is Mode.CANCEL:
+        if order.at_once:
             self._floor.begin_stop(meaning)
         else:
             self._floor.claim_no_more(Leaving(meaning.reason, meaning.exit_code))
@@ -201,7 +223,7 @@ class Loop:
             return
         batch = done.result()
         self._floor.counters.conflicts += batch.conflicts
-        self._heed(batch.mode, batch.reason)
+        self._heed(batch.order)
         for claimed in batch.claimed:
             left = (each for each in range(claimed.definition.nests) if each not in claimed.done)
             pending = longest_first(claimed.definition, left)
@@ -213,7 +235,7 @@ class Loop:
                 self._floor.observer.claimed(claimed.claim)
         if batch.claimed:
             self._floor.empty_sweeps, self._open, self._claim_at = 0, None, 0.0
-        elif batch.mode is Mode.RUN and not batch.conflicts:
+        elif batch.order.mode is Mode.RUN and not batch.conflicts:
             self._floor.empty_sweeps += 1
             self._open = batch.open
             self._claim_at = self._floor.clock.monotonic() + self._floor.workflow.timing.sweep_seconds
@@ -238,7 +260,7 @@ class Loop:
             _log.warning("the pilot's row: %s", error)
             return
         status = done.result()
-        self._heed(status.mode, status.reason)
+        self._heed(status.order)
         if status.failed is not None and self._max_failures is not None and status.failed >= self._max_failures:
             told = f"{status.failed} items have failed, max_failures is {self._max_failures}"
             self._floor.claim_no_more(Leaving(f"max_failures: {told}", 0, stop_run=told))

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from pyanamo_core.clock import SystemClock
 from pyanamo_core.errors import EndpointDown, HostFault, NoCredentials, PilotTooOld, SetUpError
-from pyanamo_core.model import Cause, Mode, PilotRecord, Run
+from pyanamo_core.model import Cause, PilotRecord, Run
 from pyanamo_core.pilot.candidates import Candidates
 from pyanamo_core.pilot.clock import OFFSET_SAMPLES, Learner, OffsetMeter, WallTimeKeeper
 from pyanamo_core.pilot.desk import Batch, Desk, Facts, close_books
@@ -33,7 +33,7 @@ from pyanamo_core.pilot.environment import Setting
 from pyanamo_core.pilot.executor import DaemonPool, ThreadExecutor
 from pyanamo_core.pilot.floor import Floor, Job
 from pyanamo_core.pilot.lease import Leases
-from pyanamo_core.pilot.leaving import FirstFailures, Leaving, meaning_of_signal
+from pyanamo_core.pilot.leaving import FirstFailures, Leaving, Order, meaning_of_signal
 from pyanamo_core.pilot.logs import LogShipper
 from pyanamo_core.pilot.loop import Loop
 from pyanamo_core.pilot.nest import Bench
@@ -265,7 +265,7 @@ class Pilot:
 
     def _leave_early(self) -> Leaving:
         """What a signal or a notice means before anything was claimed."""
-        mode, reason = Mode.RUN, ""
+        order = Order()
         ledger = self._ledger
         if self.run is not None and ledger is not None:
             run_id = self.run.run_id
@@ -274,12 +274,11 @@ class Pilot:
                 run = asked.result(timeout=CLOSING_SECONDS)
             except Exception:  # noqa: BLE001 - no answer: it was an ordinary drain
                 run = self.run
-            mode, reason = run.mode, run.reason
+            order = Order.of(run)
         wall_time = self._wall_time if self._workflow is not None else None
         meaning = meaning_of_signal(
             self._signals.received or 0,
-            mode,
-            reason,
+            order,
             spot_notice=self._spot.notice if self._spot else "",
             wall_time_over=wall_time is not None and self._clock.monotonic() - self._started >= wall_time,
         )

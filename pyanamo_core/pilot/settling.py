@@ -35,7 +35,7 @@ def settle(held: Held, stop: Stop | None, budgets: Budgets, *, slots: int, slot_
     if held.complete:
         cause, message, evidence = Cause.DONE, "", f"exit 0 of {held.nests} nests" if held.nests > 1 else "exit 0"
     elif held.cancelled:
-        cause, message = Cause.CANCELLED, "cancelled by a user"
+        cause, message, counts = Cause.CANCELLED, "cancelled by a user", False
     elif stop is not None:
         if stop.meaning is None:
             return None

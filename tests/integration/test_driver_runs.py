@@ -173,12 +173,30 @@ def test_a_drained_run_finishes_what_it_holds_and_leaves_the_rest(place: Place):
     run = driver.begin(ledger, version, workflow)
     driver.fan_out(place.clients, ledger, run, workflow, watcher="w")
     wait_for(lambda: ledger.counts().locked == 2)
-    driver.drain(ledger, run.run_id, "lunch")
+    driver.drain(ledger, run.run_id, "lunch", finish=True)
     outcome = driver.watch(place.clients, ledger, run.run_id, workflow, watcher="w")
     assert (outcome.outcome, outcome.reason) == ("drained", "lunch")
     assert outcome.counts.locked == 0
     assert outcome.counts.done + outcome.counts.todo == 6
     assert outcome.counts.todo > 0
+
+
+def test_a_run_that_drains_at_once_hands_back_within_a_beat(place: Place):
+    # Given a run whose pilots are in nests that take for ever
+    workflow = place.workflow(pilots=2)
+    ledger, version = place.filled(workflow, sleeping(3, 600))
+    run = driver.begin(ledger, version, workflow)
+    driver.fan_out(place.clients, ledger, run, workflow, watcher="w")
+    wait_for(lambda: ledger.counts().locked == 2)
+    # When it is drained, and nobody terminates its jobs
+    driver.drain(ledger, run.run_id, "new reference")
+    outcome = driver.watch(place.clients, ledger, run.run_id, workflow, watcher="w")
+    # Then its pilots have ended what ran and handed it back, and nothing counts
+    assert (outcome.outcome, outcome.reason) == ("drained", "new reference")
+    assert outcome.counts.todo == 3
+    assert {(item.tries, item.interruptions) for item in ledger.items()} == {(0, 0)}
+    assert {pilot.leaving for pilot in ledger.pilots()} == {"drained: new reference"}
+    assert {pilot.exit_code for pilot in ledger.pilots()} == {0}
 
 
 def test_a_killed_pilot_is_replaced_and_every_nest_recorded_once(place: Place):

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from pilot_support import World, eventually, make_workflow
 
+import pyanamo_core.pilot.loop as loop_module
+import pyanamo_core.pilot.nest as nest_module
 import pyanamo_core.pilot.pilot as pilot_module
 from pyanamo_core.ledger.memory import MemoryLedger
 from pyanamo_core.model import Cause, Claim, Mode, Nest, Recorded, State
@@ -246,6 +248,83 @@ def test_a_term_of_an_idle_pilot_ends_it_at_once(tmp_path: Path) -> None:
     when(lambda: world.ledger.item("a").state is State.WAITING, term())
 
     assert work(world) == (75, "drained: signal 15")
+
+
+@pytest.mark.parametrize(
+    ("order", "cause", "state", "leaving"),
+    [
+        ("items cancel", Cause.CANCELLED, State.CANCELLED, "empty"),
+        ("runs cancel", Cause.CANCELLED, State.TODO, "cancelled: enough"),
+        ("runs drain", Cause.DRAINED, State.TODO, "drained: enough"),
+    ],
+)
+def test_a_running_nest_is_ended_by_the_beat_that_hears_of_a_cancel_or_a_drain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str, cause: Cause, state: State, leaving: str
+) -> None:
+    # Given a pilot that beats every half second, in a nest that takes for ever and tells who ends it
+    world = World(tmp_path, make_workflow())
+    world.begin_run()
+    script = f'trap "echo ended by TERM >> {tmp_path}/ended; exit 143" TERM; touch {tmp_path}/began; sleep 300 & wait'
+    world.shell("a", script, "1")
+    beats: list[str] = []
+    beat = world.ledger.beat
+
+    def counted(*told: Any, **more: Any) -> Any:
+        beats.append("beat" if world.ledger.item("a").cancelled or world.ledger.run("r1").mode is not Mode.RUN else "")
+        return beat(*told, **more)
+
+    world.ledger.beat = counted  # pyright: ignore[reportAttributeAccessIssue]
+    heard: list[int] = []
+    stop = nest_module.Task.stop
+
+    def marked(task: nest_module.Task, *told: Any, **more: Any) -> None:
+        heard.append(beats.count("beat"))
+        stop(task, *told, **more)
+
+    monkeypatch.setattr(nest_module.Task, "stop", marked)
+
+    def told() -> None:
+        if order == "items cancel":
+            world.ledger.cancel(world.ledger.item("a"))
+        elif order == "runs cancel":
+            world.ledger.set_mode("r1", Mode.CANCEL, "enough")
+        else:
+            world.ledger.set_mode("r1", Mode.DRAIN, "enough", hand_back=True)
+
+    when((tmp_path / "began").exists, told)
+
+    # When a user cancels or drains, and no signal comes
+    code, why = work(world, "r1")
+
+    # Then the first beat after that has ended the nest, by us and with the right cause, and nothing counts
+    item = world.ledger.item("a")
+    assert (code, why) == (0, leaving)
+    assert (tmp_path / "ended").read_text() == "ended by TERM\n"
+    assert heard[0] <= 2, "the beat that hears of it, and one that may begin before the pilot acts"
+    assert [attempt.cause for attempt in world.ledger.attempts("a")] == [cause]
+    assert (item.state, item.tries, item.interruptions) == (state, 0, 0)
+
+
+def test_a_pilot_that_fails_itself_hands_back_what_it_holds(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a pilot in mid-nest, and a fault in its own loop
+    world.shell("a", f"touch {world.folder}/began; sleep 300", "1")
+
+    def broken(*_: Any) -> None:
+        if (world.folder / "began").exists():
+            raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(loop_module.Loop, "on_beat", broken)
+
+    # When that happens
+    code, leaving = work(world)
+
+    # Then the item is free at once, the log says where it failed, and Batch does not start it again and again
+    item = world.ledger.item("a")
+    assert (code, leaving) == (1, "the pilot failed: ZeroDivisionError: a bug")
+    assert (item.state, item.tries, item.interruptions) == (State.TODO, 0, 1)
+    assert "in broken" in caplog.text
 
 
 class Instance(http.server.BaseHTTPRequestHandler):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pyanamo_core.model import Cause, Claim, Definition, Item, Mode, Run, State, Submission
-from pyanamo_core.pilot.leaving import FirstFailures, Meaning, Stop, job_kept_instead, meaning_of_signal
+from pyanamo_core.pilot.leaving import FirstFailures, Meaning, Order, Stop, job_kept_instead, meaning_of_signal
 from pyanamo_core.pilot.scheduler import Failure, Held
 from pyanamo_core.pilot.settling import settle
 from pyanamo_core.workflow import Budgets
@@ -26,7 +26,7 @@ BUDGETS = Budgets(tries=3, retry_delay_seconds=60)
 def test_a_signal_means_the_first_of_these_that_is_so(
     mode: Mode, notice: str, over: bool, cause: Cause, code: int, counts: bool
 ) -> None:
-    told = meaning_of_signal(15, mode, "enough", spot_notice=notice, wall_time_over=over)
+    told = meaning_of_signal(15, Order(mode, "enough"), spot_notice=notice, wall_time_over=over)
 
     assert (told.cause, told.exit_code, told.counts) == (cause, code, counts)
 
