@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from pyanamo.commands import (
     demo,
+    fsck,
     gather,
     init,
     items,
@@ -84,6 +85,7 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     "Look and mend": {
         "status": status.status,
         "logs": logs.logs,
+        "fsck": fsck.fsck,
         "settings": settings.settings,
         "items list": items.list_items,
         "items show": items.show,

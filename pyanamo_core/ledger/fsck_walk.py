@@ -7,6 +7,7 @@ row; what a working pilot has under way is no finding. A repair is one write tha
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -37,8 +38,9 @@ from pyanamo_core.ledger.fsck import (
 from pyanamo_core.ledger.fsck_own import Own, check_other, check_own
 from pyanamo_core.ledger.rows import Row, key, unpack
 from pyanamo_core.ledger.store import NoAnswer, Won
-from pyanamo_core.model import SCHEMA, Attempt, Cause, Item, State
+from pyanamo_core.model import SCHEMA, Attempt, Cause, Item, Nest, NestStatus, State
 from pyanamo_core.protocols import Clock
+from pyanamo_core.workflow import Workflow
 
 SETTLE_SECONDS: Final = 5.0
 _LOOKS: Final = 5
@@ -89,6 +91,8 @@ class Fsck(LedgerBase):
     ) -> None:
         super().__init__(clients, table, clock=clock or SystemClock())
         self.tally = Tally()
+        self.workflows: list[Workflow] = []
+        """Every version that could be read, once the walk has begun."""
         self._settle_seconds = settle_seconds
         self._settling: deque[tuple[float, str]] = deque()
         self._bounds = Bounds.of(self.rules, self._now(), live=True)
@@ -140,6 +144,7 @@ class Fsck(LedgerBase):
             if found > SCHEMA:
                 raise SchemaNewer(table=self.table, found=found, known=SCHEMA)
         own = check_own(versions, self._store.rows(x.RUN_ID, ""), self._now())
+        self.workflows = [workflow for _, workflow in sorted(own.workflows.items())]
         bounds = own.bounds(self._now(), pilots_work=False)
         self.rules = bounds.rules
         since = self._now() - _SILENT_LEASES * bounds.longest_lease_seconds
@@ -216,6 +221,34 @@ class Fsck(LedgerBase):
             if gathered.row == self._store.get(item_id, x.ITEM_ROW):
                 return gathered.findings(self._bounds)
         return None
+
+    def results(self, item_id: str) -> tuple[Item | None, Iterator[Nest]]:
+        """An item as it stands (None: there is none) and its recorded nests of every epoch, as they are read.
+
+        Nest rows that cannot be read are left out: the walk tells of them.
+        """
+        row = self._store.get(item_id, x.ITEM_ROW)
+        return (rows.read_item(row) if row else None), self._nests_of(item_id)
+
+    def _nests_of(self, item_id: str) -> Iterator[Nest]:
+        for row in self._store.rows(item_id, x.NEST_PREFIX):
+            with contextlib.suppress(KeyError, ValueError, TypeError, AttributeError):
+                yield rows.read_nest(row)
+
+    def done_nests(self) -> Iterator[Nest]:
+        """Every done nest of the items' present epochs, page by page."""
+        epoch: tuple[str, int] | None = None
+        for page in self._store.scan():
+            for row in page:
+                item_id, name = row[x.HASH]["S"], row[x.RANGE]["S"]
+                if name == x.ITEM_ROW and "epoch" in row:
+                    epoch = item_id, int(unpack(row[x.ITEM["epoch"]]))
+                if not name.startswith(x.NEST_PREFIX) or epoch is None or epoch[0] != item_id:
+                    continue
+                with contextlib.suppress(KeyError, ValueError, TypeError, AttributeError):
+                    nest = rows.read_nest(row)
+                    if nest.epoch == epoch[1] and nest.status is NestStatus.DONE:
+                        yield nest
 
     def _other(self, row: Row, repair: bool) -> Iterator[Checked]:
         """A row of PyAnamo's own; versions and runs have been looked at."""

@@ -19,7 +19,7 @@ WANTED = (
     "init, demo, local up, local status, local env, local down, workflow create, workflow show, workflow list,"
     " workflow delete, samples list, loci plan, sheet make, sheet check, sheet import, run, runs list, runs show,"
     " runs drain, runs cancel, watch, status, items list, items show, items reset, items redo, items retry,"
-    " items extend, items cancel, logs, results list, results get, results export, recover, pilot, settings"
+    " items extend, items cancel, logs, results list, results get, results export, recover, pilot, settings, fsck"
 )
 
 
