@@ -216,3 +216,9 @@ def size(count: float | None) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return ""
+
+
+def share(used_mb: int | None, limit_mb: int | None) -> str:
+    """Memory in use and its limit (MB) as `512.0 MiB of 2.0 GiB`; what is not known is left out."""
+    used = size(None if used_mb is None else used_mb << 20)
+    return f"{used} of {size(limit_mb << 20)}" if used and limit_mb is not None else used

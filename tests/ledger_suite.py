@@ -916,6 +916,10 @@ def test_pilots_are_listed_by_run_and_by_their_last_beat(ledger: Ledger, clock: 
         overrides={"PYANAMO_ITEMS": "2"},
         notes=("n",),
         busy_seconds=1.5,
+        free_disk_mb=70_000,
+        free_staging_mb=0,
+        memory_mb=512,
+        memory_limit_mb=2048,
     )
     two = PilotRecord(pilot_id="p-2", run_id="other", started=now + 1, last_beat=now + 1)
     ledger.put_pilot(two)

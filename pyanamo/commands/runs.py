@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pyanamo.context import Context, command
-from pyanamo.render import Told, fields, short, span, table, when
+from pyanamo.render import Told, fields, share, short, size, span, table, when
 from pyanamo_core.errors import BadInput, PyAnamoError, RunMissing
 from pyanamo_core.model import PilotRecord, Run
 
@@ -154,13 +154,27 @@ def _show_view(told: RunView) -> RenderableType:
                 pilot.items_failed or "",
                 pilot.nests_done,
                 span((pilot.ended or time.time()) - pilot.started),
+                size(None if pilot.free_disk_mb is None else pilot.free_disk_mb << 20),
+                share(pilot.memory_mb, pilot.memory_limit_mb),
                 pilot.host,
                 short(pilot.batch_job),
             ]
             for pilot in sorted(told.pilots, key=lambda pilot: pilot.started)
         ]
-        columns = ["pilot", "left", "exit", "items", "failed", "nests", "time", "host", "Batch job"]
-        parts += ["", table(columns, rows, right=["exit", "items", "failed", "nests", "time"])]
+        columns = [
+            "pilot",
+            "left",
+            "exit",
+            "items",
+            "failed",
+            "nests",
+            "time",
+            "free disk",
+            "memory",
+            "host",
+            "Batch job",
+        ]
+        parts += ["", table(columns, rows, right=["exit", "items", "failed", "nests", "time", "free disk"])]
     return Group(*parts)
 
 

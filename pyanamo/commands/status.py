@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyanamo.commands.items import quoted
 from pyanamo.context import Context, command
-from pyanamo.render import Told, fields, short, span, table, when
+from pyanamo.render import Told, fields, share, short, size, span, table, when
 from pyanamo_core.model import Counts, PilotRecord, Run, State
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _view(told: Status) -> RenderableType:
     if told.runs:
         parts += ["", table(["live run", "mode", "began", "since"], [_run_row(run) for run in told.runs])]
     if told.pilots:
-        columns = ["pilot", "holds", "items done", "nests done", "last beat"]
+        columns = ["pilot", "holds", "items done", "nests done", "free disk", "memory", "last beat"]
         parts += ["", table(columns, [_pilot_row(pilot) for pilot in told.pilots[:20]])]
         if len(told.pilots) > 20:
             parts.append(f"… and {len(told.pilots) - 20} more pilots")
@@ -156,5 +156,7 @@ def _pilot_row(pilot: PilotRecord) -> list[Any]:
         pilot.holding,
         pilot.items_done,
         pilot.nests_done,
+        size(None if pilot.free_disk_mb is None else pilot.free_disk_mb << 20),
+        share(pilot.memory_mb, pilot.memory_limit_mb),
         f"{span(time.time() - pilot.last_beat)} ago",
     ]

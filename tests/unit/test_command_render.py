@@ -14,7 +14,7 @@ from pyanamo import progress as progress_module
 from pyanamo.commands.run import page_of
 from pyanamo.context import Context
 from pyanamo.progress import Bar, RunDisplay, rate
-from pyanamo.render import Told, short, show, size, span, table, view, when
+from pyanamo.render import Told, share, short, show, size, span, table, view, when
 from pyanamo_core.fleet.progress import Progress
 from pyanamo_core.model import Counts, Run, State
 
@@ -109,6 +109,7 @@ def test_a_time_span_is_told_in_two_units_at_most(seconds: float | None, told: s
 def test_sizes_times_ids_and_rates_read_well() -> None:
     # Given numbers as the ledger has them, then people can read them
     assert [size(count) for count in (None, 512, 1536, 5 * 2**30)] == ["", "512 B", "1.5 KiB", "5.0 GiB"]
+    assert [share(512, 2048), share(512, None), share(None, None)] == ["512.0 MiB of 2.0 GiB", "512.0 MiB", ""]
     assert when(0) == when(None) == ""
     assert when(1769868309.9) == "2026-01-31 14:05:09"
     assert [short(name) for name in (UUID, f"{UUID}:3", "nightly-run")] == ["6acdc864", "6acdc864:3", "nightly-run"]
