@@ -9,8 +9,8 @@ import threading
 import time
 from pathlib import Path
 
-import psutil
 import pytest
+from process_support import alive, bash, run
 
 from pyanamo_core.clock import SystemClock
 from pyanamo_core.model import Cause
@@ -24,16 +24,6 @@ def program(tmp_path: Path, *arguments: str, deadline_seconds: float | None = No
     return Program(arguments, dict(os.environ), tmp_path, tmp_path / "log", deadline_seconds)
 
 
-def run(tmp_path: Path, *arguments: str, deadline_seconds: float | None = None) -> Ended:
-    """Run it to its end."""
-    return Process(program(tmp_path, *arguments, deadline_seconds=deadline_seconds), SystemClock()).run()
-
-
-def bash(tmp_path: Path, script: str, deadline_seconds: float | None = None) -> Ended:
-    """Run a shell script."""
-    return run(tmp_path, "bash", "-c", script, deadline_seconds=deadline_seconds)
-
-
 def eventually(condition: object) -> bool:
     """Does it become true in good time?"""
     give_up = time.monotonic() + PATIENCE_SECONDS
@@ -42,14 +32,6 @@ def eventually(condition: object) -> bool:
             return True
         time.sleep(0.02)
     return False
-
-
-def alive(pid_file: Path) -> bool:
-    """Is the process whose id stands in this file alive?"""
-    try:
-        return psutil.Process(int(pid_file.read_text())).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_output_of_both_kinds_stands_in_the_log(tmp_path: Path) -> None:
