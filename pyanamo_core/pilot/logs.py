@@ -7,13 +7,12 @@ the item's row.
 from __future__ import annotations
 
 import bisect
-import gzip
-import shutil
-import tempfile
+import io
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
 
 from pyanamo_core.aws import code_of, is_aws_error
 from pyanamo_core.model import LogPointer, NestCall, encoded
@@ -31,6 +30,11 @@ BATCH_EVENTS: Final = 10_000
 BATCH_MS: Final = 23 * 3600 * 1000
 EVENT_OVERHEAD: Final = 26
 EVENT_BYTES: Final = 256 * 1024 - EVENT_OVERHEAD
+
+_CHUNK_BYTES: Final = 1 << 20
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer as Buffer
 
 Marks = tuple[tuple[int, float], ...]
 
@@ -140,13 +144,45 @@ def _create_stream(client: Any, group: str, stream: str) -> None:
 
 
 def ship_object(client: Any, uri: str, path: Path) -> None:
-    """Put a file, gzipped, as one object."""
+    """Put a file, gzipped on the way, as one object: it takes no room on the disk, which may be full."""
+    from boto3.s3.transfer import TransferConfig
+
     bucket, _, key = uri.removeprefix("s3://").partition("/")
-    with tempfile.TemporaryFile(dir=path.parent) as packed:
-        with path.open("rb") as file, gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as zipped:
-            shutil.copyfileobj(file, zipped, 1 << 20)
-        packed.seek(0)
-        client.upload_fileobj(packed, bucket, key, ExtraArgs={"ContentType": "application/gzip"})
+    with path.open("rb") as file:
+        client.upload_fileobj(
+            Gzipped(file),
+            bucket,
+            key,
+            ExtraArgs={"ContentType": "application/gzip"},
+            # One part in memory at a time.
+            Config=TransferConfig(use_threads=False),
+        )
+
+
+class Gzipped(io.RawIOBase):
+    """Reads as the gzipped bytes of another file."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._packer = zlib.compressobj(wbits=31)  # 15, and 16 for gzip's header
+        self._packed = bytearray()
+        self._ended = False
+
+    def readable(self) -> bool:
+        """Yes; it cannot be sought."""
+        return True
+
+    def readinto(self, buffer: Buffer) -> int:
+        """As of any raw file."""
+        view = memoryview(buffer)
+        while len(self._packed) < len(view) and not self._ended:
+            chunk = self._file.read(_CHUNK_BYTES)
+            self._ended = not chunk
+            self._packed += self._packer.compress(chunk) if chunk else self._packer.flush()
+        count = min(len(view), len(self._packed))
+        view[:count] = self._packed[:count]
+        del self._packed[:count]
+        return count
 
 
 def read_events(path: Path, pointer: LogPointer, marks: Marks) -> Iterator[dict[str, Any]]:
