@@ -65,7 +65,7 @@ def list_results(
 
     from pyanamo_core.report.export import record
 
-    rows = (one for one in _results(context, items, state) if status is None or one.status == status)
+    rows = (one for one in read_results(context, items, state) if status is None or one.status == status)
     shown = list(islice(rows, limit + 1))
     more, shown = len(shown) > limit, shown[:limit]
     if not items:
@@ -136,8 +136,8 @@ def export(
         return _export_html(context, file, run)
     from pyanamo_core.report import export as write
 
-    with _opened(file) as stream:
-        count = write(_results(context, None, state), stream, chosen)
+    with opened(file) as stream:
+        count = write(read_results(context, None, state), stream, chosen)
     if file == "-":
         return Told()
     return Told(
@@ -158,7 +158,8 @@ def _export_html(context: Context, file: str, run: str | None) -> Told:
     return Told(told, quiet=[file], next=f"xdg-open {file}")
 
 
-def _results(context: Context, names: list[str] | None, state: State | None) -> Iterator[Result]:
+def read_results(context: Context, names: list[str] | None, state: State | None) -> Iterator[Result]:
+    """Every nest of the chosen items, with the results that were too big for its row."""
     from pyanamo_core.report.results import results, s3_fetch
 
     ledger = context.ledger
@@ -176,7 +177,7 @@ def _format(file: str, form: str | None) -> str:
 
 
 @contextmanager
-def _opened(file: str) -> Iterator[IO[str]]:
+def opened(file: str) -> Iterator[IO[str]]:
     """Standard output, or a file that appears when it is whole."""
     if file == "-":
         yield sys.stdout
@@ -200,7 +201,7 @@ def _fetch(context: Context, row: Result, output: Output, target: Path) -> Fetch
     try:
         digest, size = hashlib.sha256(), 0
         with part.open("wb") as file:
-            for chunk in _chunks(context, output.uri):
+            for chunk in chunks(context, output.uri):
                 digest.update(chunk)
                 size += file.write(chunk)
         if size != output.bytes:
@@ -213,7 +214,7 @@ def _fetch(context: Context, row: Result, output: Output, target: Path) -> Fetch
     return Fetched(row.item_id, row.nest, output.uri, target, size)
 
 
-def _chunks(context: Context, uri: str) -> Iterator[bytes]:
+def chunks(context: Context, uri: str) -> Iterator[bytes]:
     """An output piece by piece: an object, or a file of this machine (a script may name a shared file system)."""
     from pyanamo_core.aws import explained
 

@@ -9,6 +9,7 @@ import io
 import json
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,51 @@ def test_a_broken_export_leaves_the_old_file_alone(pyanamo, cloud_clients, table
     assert "overflow.json.gz" in refused.stderr
     assert (tmp_path / "r.tsv").read_text() == before
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
+
+
+def test_a_manifest_says_which_object_is_whose(pyanamo, tmp_path: Path):
+    pyanamo("results", "manifest", "m.tsv")
+    with (tmp_path / "m.tsv").open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    # What was too big for its row is there too; failed and open nests are not.
+    assert [(one["item"], one["nest"], one["locus"], one["uri"].rpartition("/")[2]) for one in rows] == [
+        ("A", "0", "one", "one.txt"),
+        ("A", "0", "one", "beside.txt"),
+        ("A", "1", "two", "big.txt"),
+    ]
+    assert {(one["bytes"], one["sha256"]) for one in rows} == {(str(len(BODY)), hashlib.sha256(BODY).hexdigest())}
+    chosen = pyanamo("results", "manifest", "-", "--suffix", "big.txt").stdout
+    assert [line.split("\t")[1] for line in chosen.splitlines()] == ["item", "A"]
+    assert "does not say which format" in pyanamo("results", "manifest", "m.xlsx", code=3).stderr
+    assert "gather" in pyanamo("results", "manifest", "m.map", "--sample-map", code=5).stderr
+
+
+def test_links_work_without_an_account_and_are_kept_from_others(pyanamo, tmp_path: Path):
+    told = pyanamo("results", "links", "A", "--suffix", "one.txt", "--hours", "1", "--quiet").stdout.split()
+    assert len(told) == 1
+    with urllib.request.urlopen(told[0]) as answer:  # noqa: S310 - a link to 127.0.0.1
+        assert answer.read() == BODY
+    pyanamo("results", "links", "A", "--suffix", "g.txt", "--out", "links.tsv")
+    assert (tmp_path / "links.tsv").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "links.tsv").read_text().startswith("A\t1\tbig.txt\thttp")
+    # what lies on a machine has none, and what is not there is said
+    assert "on a machine, not in a bucket" in pyanamo("results", "links", "A", code=3).stderr
+    assert "No outputs of C" in pyanamo("results", "links", "C", code=4).stderr
+
+
+@pytest.mark.parametrize("how", [(), ("--whole",)], ids=["by checksum", "whole"])
+def test_outputs_are_compared_with_what_was_recorded(pyanamo, cloud_clients, table: str, how: tuple[str, ...]):
+    told = json.loads(pyanamo("results", "verify", *how, "--json").stdout)
+    assert (told["outputs"], told["bytes"], told["without_checksum"]) == (3, 3 * len(BODY), 0)
+    # Given one object that was replaced by another of the same size, and one that is gone
+    s3 = cloud_clients.client("s3")
+    s3.put_object(Bucket=BUCKET, Key=f"{table}/one.txt", Body=BODY[:-1] + b"!")
+    s3.delete_object(Bucket=BUCKET, Key=f"{table}/big.txt")
+    # Then both are named with their nests
+    refused = pyanamo("results", "verify", *how, code=6).stderr
+    assert "2 of 3 outputs" in refused
+    assert "item A, nest 0: s3://report-results/" in refused
+    assert "has SHA-256" in refused
+    assert "item A, nest 1:" in refused
+    assert "big.txt does not exist" in refused
+    assert "1 outputs" in pyanamo("results", "verify", "--suffix", "beside.txt", *how).stdout
