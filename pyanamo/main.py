@@ -7,6 +7,7 @@ commands are imported at every start: they import boto3, moto, prefect and pysam
 from __future__ import annotations
 
 import inspect
+import signal
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -199,7 +200,9 @@ app = build()
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run the command line of this process."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as pyanamo.__main__ left it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         app(prog_name="pyanamo")
     except KeyboardInterrupt:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -44,7 +46,8 @@ from pyanamo_core.pilot.executor import DaemonPool
 from pyanamo_core.pilot.lease import Leases
 from pyanamo_core.pilot.leaving import NO_ORDER, Order, job_kept_instead
 from pyanamo_core.pilot.logs import LogShipper, Marks
-from pyanamo_core.pilot.record import nest_row, overflow_of, put_overflow, without_payload
+from pyanamo_core.pilot.patience import S3_SECONDS, StoreDown, patiently
+from pyanamo_core.pilot.record import is_bulky, nest_row, overflow_of, put_overflow, without_payload
 from pyanamo_core.pilot.verdict import Verdict
 from pyanamo_core.protocols import Clock, Ledger
 
@@ -53,6 +56,8 @@ LOG_CLERKS: Final = 2
 PAGE_SECONDS: Final = 5.0
 """What is left of a page of candidates is good for so long."""
 AGAIN_SECONDS: Final = 1.0
+LOG_SECONDS: Final = 60.0
+"""A log is uploaded again for so long; the loop may give it up earlier."""
 
 T = TypeVar("T")
 
@@ -141,6 +146,8 @@ class Desk:
         self._page_at = 0.0
         self._clerks = DaemonPool(CLERKS, "desk")
         self._log_clerks = DaemonPool(LOG_CLERKS, "logs")
+        self._packers = DaemonPool(CLERKS, "packers")
+        self._hurry = threading.Event()
         # Claims wait for nobody's results, and results for nobody's claims.
         self._claim_clerk = DaemonPool(1, "claims")
 
@@ -154,7 +161,9 @@ class Desk:
         self, call: NestCall, result: NestResult, slot: int, log_bytes: int, output_prefix: str
     ) -> Future[Entry]:
         """Record the result of a nest of ours."""
-        return self._clerks.submit(lambda: self._record(call, result, slot, log_bytes, output_prefix))
+        # What may need S3, and wait for it, must not keep the paperwork of everything else.
+        clerks = self._packers if is_bulky(result) else self._clerks
+        return clerks.submit(lambda: self._record(call, result, slot, log_bytes, output_prefix))
 
     def ship(self, pointer: LogPointer, path: str, marks: Marks) -> Future[str]:
         """Upload a log, remove the file; the future tells a note, "" if all went well."""
@@ -172,9 +181,13 @@ class Desk:
         """Read the run's mode, in a thread of its own: it is asked for when time is short."""
         return DaemonPool(1, "mode").submit(self._order)
 
+    def hurry(self) -> None:
+        """The pilot is ending: wait for S3 no more."""
+        self._hurry.set()
+
     def close(self) -> None:
         """Take nothing more; threads that are idle end, one that hangs keeps nobody."""
-        for pool in (self._clerks, self._log_clerks, self._claim_clerk):
+        for pool in (self._clerks, self._log_clerks, self._claim_clerk, self._packers):
             pool.close(0.0)
 
     # ------------------------------------------------------------------ claims
@@ -256,9 +269,10 @@ class Desk:
                 if self._s3 is None:
                     raise PyAnamoError("there is no AWS to keep what is too big for a row")
                 uri = f"{prefix}overflow.json.gz"
-                digest = put_overflow(self._s3(), uri, packed)
+                digest = self._wait_for_s3(partial(put_overflow, self._s3, uri, packed), S3_SECONDS)
             except Exception as error:  # noqa: BLE001 - a result that cannot be kept is none
-                cause, message = Cause.UNVERIFIED, f"its results could not be stored: {error}"
+                cause = Cause.TASK_ERROR if isinstance(error, StoreDown) else Cause.UNVERIFIED
+                message = f"its results could not be stored: {error}"
                 result = result.model_copy(
                     update={"cause": cause, "message": message, "evidence": message}
                     | {"outputs": (), "tags": (), "figures": {}}
@@ -285,11 +299,14 @@ class Desk:
 
     def _ship(self, pointer: LogPointer, path: Path, marks: Marks) -> str:
         try:
-            return self._shipper.ship(pointer, path, marks)
+            return self._wait_for_s3(partial(self._shipper.ship, pointer, path, marks), LOG_SECONDS)
         except Exception as error:  # noqa: BLE001 - a log that cannot be kept must not hold up the item
             return str(error)
         finally:
             path.unlink(missing_ok=True)
+
+    def _wait_for_s3(self, what: Callable[[], T], seconds: float) -> T:
+        return patiently(what, self._clock, seconds=seconds, hurry=self._hurry)
 
     # ------------------------------------------------------------------ last moves
 

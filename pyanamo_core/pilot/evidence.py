@@ -19,7 +19,7 @@ class Evidence:
 
     `oom_kills` is how often the kernel killed in this container while it ran; `disk_full` that its scratch has no room;
     `fault` why it could not be started, its log not be written, or it was ended by us; `unverified` what is not so of
-    what it claims.
+    what it claims, `unchecked` why that could not be seen.
     """
 
     exit_code: int | None
@@ -30,6 +30,7 @@ class Evidence:
     host_fault: bool = False
     fault: str = ""
     unverified: str = ""
+    unchecked: str = ""
 
 
 def evidence_line(evidence: Evidence) -> str:
@@ -45,7 +46,7 @@ def evidence_line(evidence: Evidence) -> str:
         facts.append(f"oom_kill {evidence.oom_kills}")
     if evidence.disk_full:
         facts.append("disk full")
-    said = evidence.fault or evidence.unverified or last_words(evidence.tail)
+    said = evidence.fault or evidence.unverified or evidence.unchecked or last_words(evidence.tail)
     if not said and evidence.stopped_by is not None:
         said = evidence.stopped_by.value
     return fitted(", ".join(facts) + (f": {said}" if said else ""))

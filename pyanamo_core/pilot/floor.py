@@ -76,6 +76,7 @@ class Floor:
         if self.stop is not None:
             return
         self.stop = Stop(self.clock.monotonic(), meaning)
+        self.desk.hurry()
         for held in self.board.held.values():
             for task in held.running.values():
                 task.stop(meaning.cause if meaning else Cause.DRAINED)

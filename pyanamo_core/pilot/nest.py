@@ -10,6 +10,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,14 +18,22 @@ from pyanamo_core.errors import ScriptRefused
 from pyanamo_core.model import Cause, NestCall, NestResult, Output
 from pyanamo_core.pilot.environment import Setting, command_line, task_environment
 from pyanamo_core.pilot.evidence import Evidence, evidence_line, fitted
+from pyanamo_core.pilot.executor import DaemonPool
 from pyanamo_core.pilot.outputs import Hook, Unverified, ask_hook, check_output, read_result
+from pyanamo_core.pilot.patience import StoreDown, patiently
 from pyanamo_core.pilot.process import TERM_SECONDS, Process, Program
 from pyanamo_core.pilot.verdict import cause_of
 from pyanamo_core.pilot.vitals import oom_kills
 from pyanamo_core.protocols import Clock
 
+HOOK_SECONDS: Final = 3600.0
+"""How long a verify hook may take where nests have no deadline."""
 NO_ROOM_BYTES: Final = 1 << 20
 """A scratch folder with less room is full: what failed then, failed for that."""
+
+
+class HookHangs(Exception):
+    """The verify hook gives no answer. The text is for the user."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,8 @@ class Bench:
     deadline_seconds: float | None = None
     silence_seconds: float | None = None
     keep: Path | None = None
+    s3_seconds: float = 0.0
+    """How long the check of outputs is repeated while S3 does not answer."""
     _numbers: Any = field(default_factory=itertools.count)
 
     def folder(self) -> Path:
@@ -63,7 +74,8 @@ class Task:
     """Of this nest alone, instead of the bench's."""
     _process: Process | None = None
     _stopped_by: Cause | None = None
-    _stopping: threading.Event = field(default_factory=threading.Event)
+    _news: threading.Event = field(default_factory=threading.Event)
+    """Set when it is stopped, and when its verify hook has answered."""
     marks: tuple[tuple[int, float], ...] = ()
     log_bytes: int = 0
 
@@ -71,7 +83,7 @@ class Task:
         """End it: TERM, and KILL after so long; idempotent, from any thread, also before it has begun."""
         if self._stopped_by is None:
             self._stopped_by = cause
-        self._stopping.set()
+        self._news.set()
         if self._process is not None:
             self._process.stop(cause, term_seconds=term_seconds)
 
@@ -146,8 +158,14 @@ class Task:
                 outputs, figures = self._verify(result_path)
             except Unverified as error:
                 evidence = replace(evidence, unverified=str(error))
+            except StoreDown as error:
+                evidence = replace(evidence, unchecked=f"its outputs could not be checked: {error}")
+            except HookHangs as error:
+                evidence = replace(evidence, stopped_by=Cause.TIMED_OUT, fault=str(error))
             except Exception as error:  # noqa: BLE001 - S3 unreachable, a client that cannot be made: not the task's fault, not proven either
                 evidence = replace(evidence, unverified=f"its outputs could not be checked: {error}")
+            if self._stopped_by is not None and (evidence.unchecked or evidence.stopped_by):
+                evidence = replace(evidence, stopped_by=self._stopped_by, fault="")
         cause, message = cause_of(evidence)
         if ended.tags_dropped:
             message = f"{message}; {ended.tags_dropped} tag lines beyond the limit were dropped".removeprefix("; ")
@@ -171,11 +189,27 @@ class Task:
 
     def _verify(self, result_path: Path) -> tuple[tuple[Output, ...], dict[str, Any]]:
         result, outputs, figures = read_result(result_path)
+        bench = self.bench
         for output in outputs:
-            check_output(output, self.bench.s3)
-        if self.bench.hook is not None:
-            ask_hook(self.bench.hook, self.call.model_dump(), result)
+            patiently(partial(check_output, output, bench.s3), bench.clock, seconds=bench.s3_seconds, hurry=self._news)
+        if bench.hook is not None:
+            self._ask(bench.hook, result)
         return outputs, figures
+
+    def _ask(self, hook: Hook, result: dict[str, Any]) -> None:
+        """Let the hook judge, for as long as a nest may take (without a deadline an hour): nobody can end a thread.
+
+        Raises:
+            Unverified: what it found. HookHangs: it did not answer, or the nest was stopped meanwhile.
+        """
+        limit = self.bench.deadline_seconds if self.deadline_seconds is None else self.deadline_seconds
+        limit = limit or HOOK_SECONDS
+        asked = DaemonPool(1, "verify").submit(partial(ask_hook, hook, self.call.model_dump(), result))
+        asked.add_done_callback(lambda _: self._news.set())
+        self._news.wait(limit)
+        if not asked.done():
+            raise HookHangs(f"the verify hook did not answer within {limit:.0f} s")
+        asked.result()
 
 
 def _keep(folder: Path, place: Path) -> str:

@@ -40,6 +40,7 @@ from pyanamo_core.pilot.nest import Bench
 from pyanamo_core.pilot.observer import GuardedObserver, NullObserver
 from pyanamo_core.pilot.options import PilotOptions
 from pyanamo_core.pilot.outputs import load_hook
+from pyanamo_core.pilot.patience import S3_SECONDS
 from pyanamo_core.pilot.scheduler import Board
 from pyanamo_core.pilot.scratch import Scratch, sweep
 from pyanamo_core.pilot.verdict import SET_UP_CODE, TRY_AGAIN_CODE
@@ -373,6 +374,7 @@ class Pilot:
             s3=lambda: self._clients.client("s3"),
             hook=hook,
             deadline_seconds=workflow.nest_time_seconds,
+            s3_seconds=S3_SECONDS,
             silence_seconds=workflow.nest_silence_seconds,
             keep=options.scratch_root / "kept" if workflow.keep_work_on_failure else None,
         )

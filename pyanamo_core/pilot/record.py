@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any, Final
 
 from pyanamo_core.model import INLINE_BYTES, Cause, LogPointer, Nest, NestCall, NestResult, NestStatus
@@ -60,14 +61,20 @@ def overflow_of(result: NestResult) -> bytes | None:
     return gzip.compress(plain, mtime=0) if len(plain) > INLINE_BYTES else None
 
 
-def put_overflow(client: Any, uri: str, packed: bytes) -> str:
+def is_bulky(result: NestResult) -> bool:
+    """May it be too big for a row? Cheap, and never wrong in saying no."""
+    told = sum(len(each) for each in result.tags) + 400 * len(result.outputs) + len(str(result.figures))
+    return 4 * told > INLINE_BYTES
+
+
+def put_overflow(client: Callable[[], Any], uri: str, packed: bytes) -> str:
     """Put the object; returns its SHA-256 (hex).
 
     Raises:
         what boto3 raises.
     """
     bucket, _, key = uri.removeprefix("s3://").partition("/")
-    client.put_object(Bucket=bucket, Key=key, Body=packed, ContentType="application/gzip")
+    client().put_object(Bucket=bucket, Key=key, Body=packed, ContentType="application/gzip")
     return hashlib.sha256(packed).hexdigest()
 
 

@@ -20,8 +20,8 @@ CHILDREN_SECONDS: Final = 9.0
 """After a stop: TERM, 5 s, KILL, and the time to reap. What is not gone then is stuck in the kernel."""
 LOGS_SECONDS: Final = 5.0
 """Logs get so long when the pilot wants to leave."""
-LOGS_BUSY_SECONDS: Final = 60.0
-"""Logs get so long while there is other work."""
+LOGS_SECONDS_AT_WORK: Final = 60.0
+"""Logs get so long while it stays: an outage of half a minute costs none."""
 NOTE_CHARACTERS: Final = 400
 
 _log = logging.getLogger("pyanamo.pilot")
@@ -35,8 +35,8 @@ class Settler:
 
     @property
     def log_seconds(self) -> float:
-        idle = self._floor.no_more is not None or self._floor.empty_sweeps > 0
-        return LOGS_SECONDS if self._floor.stop is not None or idle else LOGS_BUSY_SECONDS
+        leaves = self._floor.stop is not None or self._floor.no_more is not None
+        return LOGS_SECONDS if leaves else LOGS_SECONDS_AT_WORK
 
     def _give_up_logs(self, held: Held) -> None:
         now = self._floor.clock.monotonic()

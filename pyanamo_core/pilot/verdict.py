@@ -141,6 +141,8 @@ def cause_of(evidence: Evidence) -> tuple[Cause, str]:
         return Cause.HOST_FAULT, f"no space left on this host ({evidence.unverified})"
     if code == 0 and evidence.unverified:
         return Cause.UNVERIFIED, evidence.unverified
+    if code == 0 and evidence.unchecked:
+        return Cause.TASK_ERROR, evidence.unchecked
     if code == 0:
         return Cause.DONE, ""
     said = last_words(evidence.tail)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -76,3 +78,24 @@ def test_status_loads_neither_prefect_nor_moto(
     assert code == 0
     assert "boto3" in modules
     assert modules.isdisjoint({"moto", "prefect", "pysam", "pyanamo_flows"})
+
+
+def test_ctrl_c_while_modules_are_loaded_ends_the_command_quietly(tmp_path: Path) -> None:
+    # Given a command that is still loading its modules
+    (tmp_path / "typer.py").write_text("import time\nprint('loading', flush=True)\ntime.sleep(60)\n")
+    started = subprocess.Popen(
+        [sys.executable, "-m", "pyanamo", "--help"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert started.stdout is not None
+    assert started.stdout.readline() == "loading\n"
+
+    # When the user presses Ctrl-C
+    started.send_signal(signal.SIGINT)
+    _, said = started.communicate(timeout=60)
+
+    # Then it ends as programs do, without a traceback
+    assert (started.returncode, said) == (-signal.SIGINT, "")

@@ -100,6 +100,7 @@ def test_only_set_up_stops_the_run_and_only_interruptions_of_ours_leave_the_host
         (Evidence(2, disk_full=True), Cause.HOST_FAULT),
         (Evidence(0, disk_full=True), Cause.DONE),
         (Evidence(0, unverified="x does not exist"), Cause.UNVERIFIED),
+        (Evidence(0, unchecked="S3 did not answer for 300 s"), Cause.TASK_ERROR),
         (Evidence(0, unverified="PYANAMO_RESULT is no JSON", disk_full=True), Cause.HOST_FAULT),
         (Evidence(134, tail="terminate called after throwing an instance of 'std::bad_alloc'"), Cause.OUT_OF_MEMORY),
         (Evidence(None, host_fault=True, fault="cannot fork"), Cause.HOST_FAULT),
