@@ -1,5 +1,8 @@
 """Which items to try to claim: todo, then waiting that are due, then locked whose lease is over.
 
+Now and then the order is turned round for one shard: what was interrupted or failed in the first hour of a long run
+shall not wait for its last.
+
 Nothing here is shared between pilots but the index: random start keys, random shards and a memory of what was tried
 lately keep thousands of them from running after the same few items.
 """
@@ -17,6 +20,8 @@ PAGE: Final = 10
 EMPTY_SECONDS: Final = 10.0
 TRIED_SECONDS: Final = 10.0
 TRIED: Final = 200
+OVERDUE_RESTS: Final = 2.0
+"""After so many rests a page looks first for what is overdue, in one shard: at most two queries in 20 s and pilot."""
 _ORDER: Final = (State.TODO, State.WAITING, State.LOCKED)
 
 
@@ -36,6 +41,7 @@ class Candidates:
         rng.shuffle(self._shards)
         self._rest = min(EMPTY_SECONDS, rest_seconds)
         self._remember = min(TRIED_SECONDS, max(rest_seconds, 0.2))
+        self._overdue_at = clock.monotonic() + OVERDUE_RESTS * self._rest
         self._empty_until: dict[tuple[State, int], float] = {}
         self._tried: OrderedDict[str, float] = OrderedDict()
 
@@ -44,22 +50,33 @@ class Candidates:
 
         [] after a full sweep in vain.
         """
+        if self._clock.monotonic() >= self._overdue_at and (overdue := self._overdue()):
+            return overdue
         for state in _ORDER:
             for shard in list(self._shards):
-                if self._empty_until.get((state, shard), 0.0) > self._clock.monotonic():
-                    continue
-                seen = self._ask(state, shard)
-                if not seen:
-                    self._empty_until[(state, shard)] = self._clock.monotonic() + self._rest
-                    continue
-                fresh = [each for each in seen if not self._tried_lately(each)]
+                fresh = self._fresh(state, shard)
                 if fresh:
                     # The next page begins with the shard that had something.
                     self._shards.remove(shard)
                     self._shards.insert(0, shard)
-                    self._rng.shuffle(fresh)
-                    return [(state, each) for each in fresh]
+                    return fresh
         return []
+
+    def _overdue(self) -> list[tuple[State, str]]:
+        self._overdue_at = self._clock.monotonic() + OVERDUE_RESTS * self._rest
+        shard = self._rng.choice(self._shards)
+        return self._fresh(State.LOCKED, shard) or self._fresh(State.WAITING, shard)
+
+    def _fresh(self, state: State, shard: int) -> list[tuple[State, str]]:
+        """A page of one shard without those tried lately, in random order; an empty shard then rests."""
+        if self._empty_until.get((state, shard), 0.0) > self._clock.monotonic():
+            return []
+        seen = self._ask(state, shard)
+        if not seen:
+            self._empty_until[(state, shard)] = self._clock.monotonic() + self._rest
+        fresh = [each for each in seen if not self._tried_lately(each)]
+        self._rng.shuffle(fresh)
+        return [(state, each) for each in fresh]
 
     def tried(self, item_id: str) -> None:
         """This one was tried: leave it to others for a while."""

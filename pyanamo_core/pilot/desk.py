@@ -198,21 +198,16 @@ class Desk:
         if batch.order.mode is not Mode.RUN:
             return batch
         while len(batch.claimed) < wanted:
-            if self._clock.monotonic() - self._page_at > PAGE_SECONDS:
-                self._page.clear()
-            if not self._page:
-                self._page, self._page_at = self._candidates.page(), self._clock.monotonic()
-            if not self._page:
-                break
-            state, item_id = self._page.pop()
-            self._candidates.tried(item_id)
             try:
-                claimed = self._claim_one(item_id, state)
+                found = self._next_candidate()
+                if found is None:
+                    break
+                claimed = self._claim_one(*found)
             except Exception as error:
                 if not batch.claimed:
                     raise
-                # What was claimed before is ours, and must not be forgotten.
-                _log.warning("claiming item %s went wrong: %s", item_id, error)
+                # What was claimed before is ours and beats on: nobody else may have it, so it must not be forgotten.
+                _log.warning("claiming one more item went wrong: %s", error)
                 break
             if claimed is None:
                 batch.conflicts += 1
@@ -221,6 +216,17 @@ class Desk:
         if count_open and not batch.claimed and not batch.conflicts:
             batch.open = self._ledger.counts().open
         return batch
+
+    def _next_candidate(self) -> tuple[str, State] | None:
+        if self._clock.monotonic() - self._page_at > PAGE_SECONDS:
+            self._page.clear()
+        if not self._page:
+            self._page, self._page_at = self._candidates.page(), self._clock.monotonic()
+        if not self._page:
+            return None
+        state, item_id = self._page.pop()
+        self._candidates.tried(item_id)
+        return item_id, state
 
     def _claim_one(self, item_id: str, state: State) -> Claimed | None:
         claim = self._ledger.claim(item_id, self._facts.pilot_id, run_id=self._facts.run_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from botocore import exceptions
 
 from pyanamo_core.aws import Faults, faulty, unanswered
+from pyanamo_core.faults import SDK_TRIES
 
 
 class Counter:
@@ -165,3 +167,76 @@ def test_a_paginator_of_a_real_client_suffers_the_same_faults():
     with pytest.raises(exceptions.ClientError, match="ProvisionedThroughput"):
         list(client.get_paginator("list_tables").paginate())
     assert client.meta.region_name == "us-east-1"
+
+
+def test_a_silenced_call_happens_at_each_try_and_nobody_hears_of_it(service: Counter):
+    faults = Faults()
+    faults.silence_next("Take")
+    with pytest.raises(exceptions.ConnectionClosedError):
+        faulty(service, faults).take()
+    assert service.taken == SDK_TRIES
+
+
+def test_a_copy_of_a_write_arrives_later_and_nobody_hears_of_it(service: Counter):
+    # Given a network that keeps a copy of the next write
+    due: list[tuple[float, Callable[[], None]]] = []
+    faults = Faults(later=lambda seconds, call: due.append((seconds, call)))
+    faults.copy_next("Take", 7.0)
+    # When the write is made, then it is answered at once
+    assert faulty(service, faults).take(key=[1]) == {"taken": {"key": [1]}}
+    # And its copy happens when its time has come; the refusal that it meets is nobody's
+    assert [seconds for seconds, _ in due] == [7.0]
+    due[0][1]()
+    assert service.taken == 2
+
+
+def test_a_hot_key_is_throttled_for_its_time_and_no_other_is(service: Counter):
+    now = [100.0]
+    faults = Faults(now=lambda: now[0])
+    faults.heat("i1", 5.0)
+    client = faulty(service, faults)
+    for _ in range(2):
+        with pytest.raises(exceptions.ClientError, match="ProvisionedThroughputExceededException"):
+            client.take(Key={"itemID": {"S": "i1"}})
+    client.take(Key={"itemID": {"S": "i2"}})
+    now[0] = 105.0
+    service.taken = 0
+    client.take(Key={"itemID": {"S": "i1"}})
+    faults.heat("todo#1", 5.0)
+    with pytest.raises(exceptions.ClientError, match="ProvisionedThroughputExceededException"):
+        client.query(IndexName="by-queue", ExpressionAttributeValues={":queue": {"S": "todo#1"}})
+
+
+def test_hot_keys_are_the_same_for_all_and_others_after_a_while(service: Counter):
+    now = [100.0]
+
+    def hot(faults: Faults) -> set[int]:
+        found: set[int] = set()
+        for number in range(300):
+            service.taken = 0
+            try:
+                faulty(service, faults).take(Item={"itemID": {"S": f"i{number}"}})
+            except exceptions.ClientError:
+                found.add(number)
+        return found
+
+    first, second = (Faults(hot=0.1, hot_seconds=10.0, now=lambda: now[0]) for _ in range(2))
+    at_first = hot(first)
+    assert 10 < len(at_first) < 60
+    assert hot(second) == at_first
+    now[0] = 110.0
+    assert hot(first) != at_first
+
+
+def test_a_stale_page_is_as_old_as_the_index_lags(service: Counter):
+    # Given pages of three moments
+    now = [100.0]
+    faults = Faults(now=lambda: now[0], stale_seconds=3.0)
+    client = faulty(service, faults)
+    for each in ("b", "c", "d"):
+        query(client, "0")
+        service.rows.append(each)
+        now[0] += 2.0
+    # When an index that lags three seconds behind is asked, then it is the newest page of that age
+    faults.stale_next()
+    assert query(client, "0") == ["a", "b"]

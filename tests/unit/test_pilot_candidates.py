@@ -111,3 +111,26 @@ def test_two_pilots_seldom_meet() -> None:
 
     # Then their first pages have nothing in common
     assert not set(ids(first.page())) & set(ids(second.page()))
+
+
+def test_an_item_whose_pilot_died_does_not_wait_until_all_others_are_done() -> None:
+    # Given a long queue, one item whose pilot died and one that was tried in vain, both long overdue
+    ledger, clock, candidates = bench(400)
+    dead, vain = (ledger.claim(item_id, "p") for item_id in ("i7", "i8"))
+    assert dead
+    assert vain
+    ledger.wait(vain, Cause.TASK_ERROR, "exit code 1", delay_seconds=1)
+    clock.move(RULES.lease_seconds + RULES.margin_seconds + 1)
+    # When a pilot asks for a page each half minute, then both turn up among the first, though there is plenty to do
+    seen: set[tuple[State, str]] = set()
+    for _ in range(60):
+        clock.move(31)
+        seen |= set(candidates.page())
+    assert {(State.LOCKED, "i7"), (State.WAITING, "i8")} <= seen
+    assert ledger.count(State.TODO) == 398
+    # And a pilot that asks all the time looks for them three times a minute, with two queries
+    before = ledger.asked
+    for _ in range(600):
+        clock.move(0.1)
+        candidates.page()
+    assert ledger.asked - before <= 600 + 3 * 2
