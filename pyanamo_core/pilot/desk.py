@@ -241,8 +241,9 @@ class Desk:
         except ItemMissing as error:
             # While it is ours nobody can edit it: its definition is gone for good, and no pilot can do it.
             self._leases.drop(item_id)
-            self._ledger.fail(claim, Cause.PERMANENT, str(error), nests_done=0, nests_failed=0)
-            self._put_attempt(claim, Cause.PERMANENT, str(error))
+            told = f"its definition is gone: {error}"
+            self._ledger.fail(claim, Cause.PERMANENT, told, nests_done=0, nests_failed=0)
+            self._put_attempt(claim, Cause.PERMANENT, told)
             return None
         except Exception as error:
             self._leases.drop(item_id)
