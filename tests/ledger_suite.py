@@ -793,6 +793,15 @@ def test_a_claim_from_before_a_redo_does_not_fill_the_nest_again(ledger: Ledger)
     assert ledger.record_nest(claim, nest(claim, 0)) is Recorded.WON
 
 
+def test_a_redo_of_an_item_as_seen_before_a_retry_answers_with_the_row(ledger: Ledger, clock: FakeClock) -> None:
+    # Given a failed item that somebody has retried with more memory since it was looked at
+    seen = in_state(ledger, clock, State.FAILED)
+    ledger.retry(seen, memory_factor=2.0)
+    # When a nest of it is done again, then the answer is the row as it stands, the retry's memory in it
+    assert ledger.redo(seen, [0]) == ledger.item("NA12878")
+    assert ledger.item("NA12878").memory_factor == 2.0
+
+
 def test_a_redo_names_nests_that_exist(ledger: Ledger, clock: FakeClock) -> None:
     done = in_state(ledger, clock, State.DONE)
     with pytest.raises(NestMissing, match="no nest 2"):

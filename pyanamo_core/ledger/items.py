@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from pyanamo_core.errors import ItemMissing, MoveRefused, NestMissing, OutcomeUnknown
+from pyanamo_core.errors import ItemMissing, MoveRefused, NestMissing, OutcomeUnknown, PyAnamoError
 from pyanamo_core.ledger import decisions, rows
 from pyanamo_core.ledger import expressions as x
 from pyanamo_core.ledger.base import USER_SECONDS
@@ -218,10 +218,18 @@ class UserMoves(NestRows):
                 self._clock.sleep(self._rng.uniform(0.2, 1.0))
                 continue
             if isinstance(answer, Won):
-                return after
+                return self._after_redo(after)
             before, fresh = self._shown(answer, item.item_id), True
             if before.last_move == token:
                 return before
+
+    def _after_redo(self, after: Item) -> Item:
+        """The row as it stands: a transaction does not show it, and what we decided from may have been older."""
+        try:
+            standing = self.item(after.item_id)
+        except PyAnamoError:
+            return after
+        return standing if standing.last_move == after.last_move else after
 
     def _shown(self, answer: Lost, item_id: str) -> Item:
         """The row that a transaction's refusal shows; read where it shows none."""

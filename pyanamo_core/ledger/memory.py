@@ -280,12 +280,13 @@ class MemoryLedger(MemoryRuns):
         self._in_time(claim)
         recorded, tail = rows.recordable(self._stamped(claim, nest))
         with self._lock:
+            if tail:
+                # Also of a result that is not kept: a table has it before the result is decided on.
+                self._tails[claim.item_id, claim.epoch, recorded.index, recorded.fence] = tail
             standing = self._nests[claim.item_id, claim.epoch]
             answer = decisions.record(standing.get(recorded.index), recorded)
             if answer is Recorded.WON:
                 standing[recorded.index] = rows.read_nest(rows.nest_row(recorded))
-                if tail:
-                    self._tails[claim.item_id, claim.epoch, recorded.index, recorded.fence] = tail
             return answer
 
     def _stamped(self, claim: Claim, nest: Nest) -> Nest:
