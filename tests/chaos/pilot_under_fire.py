@@ -34,6 +34,7 @@ class Orders:
             not know, and the margin has to cover it.
         hot, stale, stale_seconds, throttled: as pyanamo_core.faults.Faults says.
         slow, failing: shares of nests that take up to a lease, or fail at this attempt.
+        heals: without it the ledger does not know its own token again: what the checker has to notice.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Orders:
     slow: float = 0.0
     failing: float = 0.0
     tries: int = 3
+    heals: bool = True
 
 
 def work(orders: Orders, session: Any) -> int:
@@ -83,7 +85,7 @@ def work(orders: Orders, session: Any) -> int:
     def logged(*told: Any, **more: Any) -> tuple[Any, int, Any]:
         ledger, number, workflow = open_ledger(*told, **more)
         pulse = Pulse()
-        ledger._store = ListeningStore(ledger._store, pulse)  # type: ignore[assignment]
+        ledger._store = ListeningStore(ledger._store, pulse, heals=orders.heals)  # type: ignore[assignment]
         return LoggedLedger(ledger, history, pulse), number, workflow
 
     pyanamo_core.ledger.open_ledger = logged  # type: ignore[assignment]
@@ -160,8 +162,8 @@ class FaultyClients:
 class ListeningStore:
     """The ledger's store; tells the pulse of writes that got no answer, and of refusals that showed our own token."""
 
-    def __init__(self, store: Any, pulse: Any) -> None:
-        self._store, self._pulse = store, pulse
+    def __init__(self, store: Any, pulse: Any, *, heals: bool = True) -> None:
+        self._store, self._pulse, self._heals = store, pulse, heals
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -182,7 +184,10 @@ class ListeningStore:
             self._pulse.silent += 1
             raise
         if token and isinstance(answer, Lost) and answer.row:
-            self._pulse.heals += any(answer.row.get(name) == token for name in ("lockID", "last_move", "token"))
+            own = [name for name in ("lockID", "last_move", "token") if answer.row.get(name) == token]
+            if own and not self._heals:
+                return Lost(answer.row | {name: {"S": "another's"} for name in own})
+            self._pulse.heals += bool(own)
         return answer
 
 

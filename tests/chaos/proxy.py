@@ -57,6 +57,7 @@ class Proxy:
         self._salt = str(seed).encode()
         self._loop = asyncio.new_event_loop()
         self._late: set[asyncio.Task[None]] = set()
+        self._serving: set[asyncio.Task[Any]] = set()  # the event loop itself holds tasks weakly
         self._calm = False
         self.port = 0
         self.counts: Counter[str] = Counter()
@@ -109,6 +110,10 @@ class Proxy:
     # ------------------------------------------------------------------ connections
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
         upstream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         try:
             while True:

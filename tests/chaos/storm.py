@@ -73,6 +73,8 @@ class Plan:
     failing: float = 0.002
     permanent: int = 500
     """One item in so many has a nest that fails for good."""
+    heals: bool = True
+    """Do pilots know their own token again? Without it the checker must find something."""
 
     @property
     def margin_seconds(self) -> float:
@@ -86,6 +88,7 @@ class Report:
     plan: Plan
     violations: list[Violation]
     states: Counter[str]
+    expected_failures: int
     figures: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -122,7 +125,8 @@ def storm(plan: Plan, dynamodb: DynamoDbLocal, clients: Clients, table: str, fol
     histories = read_histories((folder / "history").glob("*.jsonl"))
     violations = check(histories, final)
     figures = _figures(plan, histories, fleet, proxy) | {"wall seconds": round(ended - imported)}
-    return Report(plan, violations, Counter(item.state.value for item in final.items.values()), figures)
+    states = Counter(item.state.value for item in final.items.values())
+    return Report(plan, violations, states, len(range(plan.permanent // 2, plan.items, plan.permanent)), figures)
 
 
 def _table(plan: Plan, clients: Clients, table: str, folder: Path) -> Ledger:
@@ -212,6 +216,7 @@ class Fleet:
                 stale_seconds=min(1.0, plan.lease_seconds / 10),
                 slow=plan.slow,
                 failing=plan.failing,
+                heals=plan.heals,
             )
             self.living.add(orders.name)
             self._write(as_line(orders))
