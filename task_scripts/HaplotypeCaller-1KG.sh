@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Call variants of one sample over one or more loci: extract, transform, verify, trim, load.
 #
-#   HaplotypeCaller-1KG.sh SAMPLE LOCUS[,LOCUS...]
+#   HaplotypeCaller-1KG.sh [--sex male|female|unknown] SAMPLE LOCUS[,LOCUS...]
 #
 # Works by hand and under a pilot; the environment that it reads, its results and its exit codes: docs/task-scripts.md
 set -euo pipefail

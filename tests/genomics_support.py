@@ -123,7 +123,14 @@ class TaskRun:
 
 
 def run_task(
-    sample: str | Path, loci: str, reference: Path, output: Path | str, work: Path, **environment: str
+    sample: str | Path,
+    loci: str,
+    reference: Path,
+    output: Path | str,
+    work: Path,
+    *,
+    options: tuple[str, ...] = (),
+    **environment: str,
 ) -> TaskRun:
     """The task script as a pilot starts it, with its private folder and PYANAMO_RESULT."""
     work.mkdir(parents=True, exist_ok=True)
@@ -138,6 +145,8 @@ def run_task(
         "PYANAMO_PYTHON": sys.executable,
         **environment,
     }
-    done = subprocess.run([str(SCRIPT), str(sample), loci], env=environ, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(SCRIPT), *options, str(sample), loci], env=environ, capture_output=True, text=True, check=False
+    )
     told: dict[str, Any] = json.loads(result.read_text()) if result.exists() else {}
     return TaskRun(done.returncode, done.stdout, done.stderr, told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pyanamo.context import Context, command
+from pyanamo.progress import Bar
 from pyanamo.render import Told, size, table
 from pyanamo_core.errors import BadInput, NotFound
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from pyanamo_core.genomics.inputs import Inputs
     from pyanamo_core.genomics.samples import Checked, Reads
 
-COLUMNS = ("sample", "run", "reads", "index", "bytes", "argument")
+COLUMNS = ("sample", "run", "sex", "reads", "index", "bytes", "argument")
 """Columns of the file that --out writes; `argument` is what HaplotypeCaller-1KG.sh takes as its sample."""
 
 CHECKS_AT_A_TIME = 8
@@ -65,18 +67,28 @@ class Sample:
     index: str
     bytes: int
     argument: str
+    sex: str = "unknown"
     problem: str = ""
 
 
 @command(
     example=(
         "pyanamo samples list s3://1000genomes/1000G_2504_high_coverage/data --access anonymous --random 10 --seed 1 --out samples.tsv",
-        "pyanamo samples list crams/ --name NA12878",
+        "pyanamo samples list crams/ --name NA12878 --ped family.ped",
+        "pyanamo samples list own.tsv --out samples.tsv",
+        "pyanamo samples list s3://1000genomes/1000G_2504_high_coverage/1000G_2504_high_coverage.sequence.index --access anonymous --no-check",
     )
 )
 def list_samples(
     context: Context,
-    where: Annotated[str, typer.Argument(metavar="WHERE", help="s3://bucket/prefix, or a folder.")],
+    where: Annotated[
+        str,
+        typer.Argument(
+            metavar="WHERE",
+            help="s3://bucket/prefix, a folder, a table of samples (.tsv, .csv: sample, reads, index, sex, alias,"
+            " reference), or a sequence.index of 1000 Genomes.",
+        ),
+    ],
     random: Annotated[int | None, typer.Option("--random", min=1, help="Choose so many at random.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="The same seed chooses the same samples.")] = 1,
     name: Annotated[
@@ -89,6 +101,13 @@ def list_samples(
         ),
     ] = None,
     access: Annotated[Access, typer.Option("--access", help="How the bucket is read.")] = Access.ROLE,
+    ped: Annotated[
+        Path | None, typer.Option("--ped", exists=True, dir_okay=False, help="A pedigree that tells the samples' sex.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="Where the runs of a sequence.index lie; default: the folder data beside it."),
+    ] = None,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Look into each file: sample, index, end.")] = True,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write a table of the samples there.")] = None,
     by: Annotated[Named, typer.Option("--by", help="What the items of a sheet shall be called.")] = Named.SAMPLE,
@@ -96,21 +115,27 @@ def list_samples(
     """List samples: one per BAM or CRAM file, with its index, named by @RG SM."""
     from pyanamo_core.genomics.inputs import Access as BucketAccess
     from pyanamo_core.genomics.inputs import Inputs
-    from pyanamo_core.genomics.samples import choose, list_reads
+    from pyanamo_core.genomics.samples import choose
 
     if not where.startswith("s3://"):
         where = str(Path(where).resolve())  # pilots run elsewhere: what they are told must not depend on this folder
-    bucket = where.removeprefix("s3://").partition("/")[0] if where.startswith("s3://") else ""
-    clients = context.clients if bucket else None
-    inputs = Inputs([BucketAccess(bucket, access.value)] if bucket else [], clients)
     aliases = _aliases(alias or ())
-    listed = list_reads(inputs, where)
+    buckets = [BucketAccess(one, access.value) for one in _buckets(where, data or "")]
+    inputs = Inputs(buckets, context.clients if buckets else None)
+    listed = _listed(inputs, where, data)
+    more = {one for entry in listed for one in _buckets(entry.uri)}.difference(one.bucket for one in buckets)
+    if more:  # a table names buckets of its own
+        inputs = Inputs([*buckets, *(BucketAccess(one, access.value) for one in sorted(more))], context.clients)
     if not listed:
         raise NoReads(where=where)
+    if ped is not None:
+        from pyanamo_core.genomics.listings import read_ped, with_sexes
+
+        listed = with_sexes(listed, read_ped(ped), ped)
     chosen = _named(listed, name, where, aliases) if name else listed
     if random is not None:
         chosen = choose(chosen, random, seed)
-    samples = _looked_into(inputs, chosen, aliases) if check else [_unchecked(one) for one in chosen]
+    samples = _looked_into(context, inputs, chosen, aliases) if check else [_unchecked(one) for one in chosen]
     bad = [one for one in samples if one.problem]
     if bad:
         lines = [one.problem if one.problem.startswith(one.reads) else f"{one.reads}: {one.problem}" for one in bad]
@@ -126,6 +151,31 @@ def list_samples(
         quiet=[getattr(one, by.value) or one.reads for one in samples],
         next="pyanamo loci plan REFERENCE.fa --out loci.txt",
     )
+
+
+def _buckets(*addresses: str) -> list[str]:
+    found = (one.removeprefix("s3://").partition("/")[0] for one in addresses if one.startswith("s3://"))
+    return list(dict.fromkeys(found))
+
+
+def _listed(inputs: Inputs, where: str, data: str | None) -> list[Reads]:
+    """The reads that lie there, or that a list there names."""
+    from pyanamo_core.genomics import listings
+    from pyanamo_core.genomics.samples import list_reads
+
+    if not listings.is_listing(where):
+        return list_reads(inputs, where)
+    with tempfile.TemporaryDirectory(prefix="pyanamo-") as folder:
+        path = Path(where)
+        if where.startswith("s3://"):
+            path = Path(folder) / where.rpartition("/")[2]
+            try:
+                inputs.fetch(where, path)
+            except FileNotFoundError:
+                raise NoReads(where=where) from None
+        if where.lower().endswith(listings.INDEX_ENDING):
+            return listings.read_sequence_index(path, data or listings.data_beside(where))
+        return listings.read_table(path)
 
 
 def write_samples(path: Path, samples: Iterable[Sample], by: Named = Named.SAMPLE) -> None:
@@ -166,13 +216,16 @@ def _named(listed: Sequence[Reads], names: Sequence[str], where: str, aliases: M
     return found
 
 
-def _looked_into(inputs: Inputs, chosen: Sequence[Reads], aliases: Mapping[str, str]) -> list[Sample]:
+def _looked_into(context: Context, inputs: Inputs, chosen: Sequence[Reads], aliases: Mapping[str, str]) -> list[Sample]:
     from dataclasses import replace
 
     from pyanamo_core.genomics.samples import check_reads, duplicates
 
-    with ThreadPoolExecutor(CHECKS_AT_A_TIME) as pool:
-        checked = list(pool.map(lambda one: check_reads(inputs, one), chosen))
+    checked: list[Checked] = []
+    with ThreadPoolExecutor(CHECKS_AT_A_TIME) as pool, Bar(context, "check", unit="samples") as bar:
+        for one in pool.map(lambda one: check_reads(inputs, one), chosen):
+            checked.append(one)
+            bar.update(len(checked), len(chosen))
     for place, one in enumerate(checked):
         if one.sample in aliases and not one.reads.read_group_sample:
             new = aliases[one.sample]
@@ -189,21 +242,26 @@ def _sample(one: Checked, double: dict[str, list[str]]) -> Sample:
     if not problem and one.sample in double:
         others = ", ".join(uri for uri in double[one.sample] if uri != reads.uri)
         problem = f"sample {one.sample} is also in {others}"
-    return Sample(one.sample, reads.run, reads.uri, reads.index, reads.size, reads.argument, problem)
+    sex = reads.sex or "unknown"
+    return Sample(one.sample, reads.run, reads.uri, reads.index, reads.size, reads.argument, sex, problem)
 
 
 def _unchecked(reads: Reads) -> Sample:
     """Named after its file: only a look into it could tell its sample, which the task then does."""
-    return Sample(reads.name or reads.stem, reads.run, reads.uri, reads.index, reads.size, reads.argument)
+    name, sex = reads.name or reads.stem, reads.sex or "unknown"
+    return Sample(name, reads.run, reads.uri, reads.index, reads.size, reads.argument, sex)
 
 
 def _view(rows: list[Sample], listed: int, out: Path | None) -> Any:
     from rich.console import Group
 
-    shown = table(
-        ["sample", "run", "size", "reads"],
-        [[one.sample, one.run, size(one.bytes), one.reads] for one in rows],
-        right=["size"],
-    )
+    columns = ["sample", "run", "sex", "size", "reads"]
+    cells: list[list[Any]] = [
+        [one.sample, one.run, one.sex, size(one.bytes) if one.bytes else "", one.reads] for one in rows
+    ]
+    if not any(one.sex != "unknown" for one in rows):
+        columns.remove("sex")
+        cells = [[*line[:2], *line[3:]] for line in cells]
+    shown = table(columns, cells, right=["size"])
     of = f" of {listed:,}" if listed != len(rows) else ""
     return Group(shown, f"{len(rows):,}{of} samples" + (f", written to {out}" if out else ""))

@@ -44,7 +44,13 @@ class Job:
     version: str
     environ: Mapping[str, str]
     inputs: Inputs
+    sex: str = ""
+    """Of this sample, if the definition says it; empty: the parameter `sex` does."""
     seconds: dict[str, float] = field(default_factory=dict[str, float])
+
+    def sex_of(self, sample: str) -> str:
+        """The sample's sex: what the definition says, else the workflow's parameter."""
+        return self.sex or self.parameters.sex_of(sample, self.environ.get("PIPELINE"))
 
     @property
     def loci(self) -> list[Locus]:

@@ -83,6 +83,7 @@ def _manifest(job: Job, made: Made, group: Group, found: Inspection | None, stor
         "command": made.called.command,
         "parameters": job.parameters.of_the_result(),
         "parameters_hash": job.parameters.hash(job.version),
+        "sex": job.sex_of(made.extracted.sample),
         "ploidy": [[str(x), value] for p in made.extracted.ploidies for x, value in p.pieces if x.contig in contigs],
         "warnings": made.extracted.warnings,
         "files": [s.as_dict() for s in stored],

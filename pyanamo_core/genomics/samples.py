@@ -36,6 +36,7 @@ class Reads:
         index: its index; empty = beside it.
         run: the folder's name, an ENA run in 1000 Genomes' layout.
         size: bytes, where known.
+        sex: male, female, unknown; empty = nobody said.
     """
 
     uri: str
@@ -44,6 +45,7 @@ class Reads:
     read_group_sample: str = ""
     run: str = ""
     size: int = 0
+    sex: str = ""
 
     @property
     def argument(self) -> str:
@@ -175,11 +177,24 @@ def check_reads(inputs: Inputs, reads: Reads) -> Checked:
     does not hide the others."""
     with tempfile.TemporaryDirectory(prefix="pyanamo-") as work:
         try:
+            if not reads.index:
+                reads = with_index(inputs, reads)
             with open_reads(inputs, reads.uri, reads.index or None, Path(work)) as opened:
                 sample = reads.settle(opened.sample)
         except PyAnamoError as error:
             return Checked(reads, problem=str(error))
     return Checked(replace(reads, name=sample), sample)
+
+
+def with_index(inputs: Inputs, reads: Reads) -> Reads:
+    """The reads with the index that lies beside them, where one does."""
+    for index in default_indexes(reads.uri):
+        try:
+            inputs.read_range(index, 0, 1)
+        except FileNotFoundError:
+            continue
+        return replace(reads, index=index)
+    return reads
 
 
 def duplicates(checked: Iterable[Checked]) -> dict[str, list[str]]:

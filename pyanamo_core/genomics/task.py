@@ -44,7 +44,9 @@ from pyanamo_core.genomics.trim import trim
 
 DONE, FAILED, USAGE, DATA, TRY_AGAIN, SET_UP, NO_MEMORY = 0, 1, 64, 65, 75, 78, 137
 
-USAGE_TEXT = """usage: HaplotypeCaller-1KG.sh SAMPLE LOCUS[,LOCUS...]
+SEXES = ("male", "female", "unknown")
+USAGE_TEXT = """usage: HaplotypeCaller-1KG.sh [--sex male|female|unknown] SAMPLE LOCUS[,LOCUS...]
+  --sex   of the sample, for the ploidy of X and Y; goes before HC_SEX
   SAMPLE  a sample or an ENA run below READS, or reads: [NAME[:SM]=]URI[,INDEX]
   LOCUS   contig:start-end (1-based, closed), a contig, or @targets/0007.bed
   ref     (environment) the reference's FASTA, with .fai and .dict beside it
@@ -63,6 +65,12 @@ def prepare(arguments: Sequence[str], environ: Mapping[str, str]) -> Job:
         Usage, LocusInvalid, TargetsInvalid, ParameterInvalid: the arguments.
         DictInvalid, GatkMissing …: the set-up.
     """
+    sex = ""
+    if arguments and arguments[0] == "--sex":
+        sex = arguments[1] if len(arguments) > 1 else ""
+        if sex not in SEXES:
+            raise Usage(reason=f"--sex {sex}: it is none of {', '.join(SEXES)}\n{USAGE_TEXT}")
+        arguments = arguments[2:]
     if len(arguments) != 2 or not all(arguments):
         raise Usage(reason=USAGE_TEXT)
     given = environ.get("ref")
@@ -77,7 +85,8 @@ def prepare(arguments: Sequence[str], environ: Mapping[str, str]) -> Job:
     parameters = Parameters.from_environ(environ)
     groups = _groups(arguments[1], dictionary, Path(environ.get("PIPELINE") or "."))
     inputs = Inputs.from_environ(environ)
-    return Job(arguments[0], groups, reference, dictionary, parameters, caller_version(parameters), environ, inputs)
+    version = caller_version(parameters)
+    return Job(arguments[0], groups, reference, dictionary, parameters, version, environ, inputs, sex)
 
 
 def _groups(text: str, dictionary: Dictionary, pipeline: Path) -> list[Group]:
@@ -181,8 +190,7 @@ def make(job: Job, work: Path) -> Made:
 def _ploidy(job: Job, locus: Locus, sample: str) -> Ploidy:
     if job.parameters.ploidy != "auto":
         return Ploidy(((locus, int(job.parameters.ploidy)),))
-    sex = job.parameters.sex_of(sample, job.environ.get("PIPELINE"))
-    return ploidy(locus, sex, genome_of(job.dictionary))
+    return ploidy(locus, job.sex_of(sample), genome_of(job.dictionary))
 
 
 def _header_lines(job: Job, extracted: Extracted, left: Mapping[Locus, LeftDeletion]) -> list[str]:

@@ -167,3 +167,23 @@ def test_a_reference_without_dict_is_planned_too_and_two_sources_are_refused(coh
     assert "not both" in pyanamo(tmp_path, "loci", "plan", "own.fa", "--genome", "GRCh38", code=2).stderr
     assert "not neither" in pyanamo(tmp_path, "loci", "plan", code=2).stderr
     assert "did you mean demo1" in pyanamo(tmp_path, "loci", "plan", "own.fa", "--contig", "chrdemo1", code=3).stderr
+
+
+def test_a_table_of_ones_own_becomes_a_sheet_that_says_each_samples_sex(reads: Path):
+    # Given a table beside the reads, with an index for one of them, and a pedigree
+    crams = sorted(reads.rglob("*.cram"))
+    lines = [f"DEMO000{n}\t{cram.relative_to(reads)}" for n, cram in enumerate(crams, 1)]
+    (reads / "own.tsv").write_text("sample\treads\n" + "\n".join(lines) + "\n")
+    (reads / "family.ped").write_text("F DEMO0001 DEMO0002 DEMO0003 2 0\nF DEMO0002 0 0 1 0\n")
+    # When the samples are looked into and a sheet is made
+    found = listed(reads, "own.tsv", "--ped", "family.ped", "--out", "samples.tsv")
+    script = "HaplotypeCaller-1KG.sh --sex {sex} {argument}"
+    pyanamo(reads, "sheet", "make", "--items", "samples.tsv", "--script", script, "--args", "demo1", "--out", "s.txt")
+    # Then the index beside was found, and each item's script says the sex
+    assert [one["sex"] for one in found] == ["female", "male", "unknown"]
+    assert [one["index"] for one in found] == [f"{cram}.crai" for cram in crams]
+    scripts = [line.split("|")[2] for line in (reads / "s.txt").read_text().splitlines()[1:]]
+    assert scripts[1] == f"HaplotypeCaller-1KG.sh --sex male DEMO0002={crams[1]},{crams[1]}.crai"
+    # and a sample that is not what the table says is refused
+    (reads / "own.tsv").write_text(f"sample\treads\nDEMO0009\t{crams[0].relative_to(reads)}\n")
+    assert "is DEMO0001, not DEMO0009" in pyanamo(reads, "samples", "list", "own.tsv", code=3).stderr

@@ -78,10 +78,13 @@ def call(bucket: Bucket, tmp_path: Path, request: pytest.FixtureRequest) -> Any:
     """Run the task for a sample and loci; results go under a prefix of this test's own."""
     prefix = f"work/{request.node.name.split('[')[0]}-{abs(hash(request.node.name)) % 10**6}"
 
-    def run(sample: str, loci: str = LOCUS, *, output: str = "", **environment: str) -> TaskRun:
+    def run(
+        sample: str, loci: str = LOCUS, *, output: str = "", options: tuple[str, ...] = (), **environment: str
+    ) -> TaskRun:
         where = output or f"s3://{bucket.results}/{prefix}/"
         reference = Path(environment.pop("reference", str(bucket.cohort.reference)))
-        return run_task(sample, loci, reference, where, tmp_path / "work", **bucket.environment() | environment)
+        told = bucket.environment() | environment
+        return run_task(sample, loci, reference, where, tmp_path / "work", options=options, **told)
 
     run.prefix = prefix  # type: ignore[attr-defined]
     return run
@@ -229,6 +232,17 @@ def test_a_womans_y_is_left_out_and_recorded_as_such(call: Any, tmp_path: Path) 
     assert [Path(u).name for u in done.uris] == ["W.chrY_000000001_9000.manifest.json"]
     assert json.loads(Path(done.uris[0]).read_text())["left_out"] is True
     assert verify_outputs({"value": "chrY:1-9000", "figures": done.result["figures"]}, done.result["outputs"]) is None
+
+
+def test_the_definition_says_a_samples_sex_before_the_workflow_does(call: Any, tmp_path: Path) -> None:
+    y = simulate_cohort(tmp_path / "y", contigs=[Contig("chrY", 9000, gap=False)], samples=["W"], depth=5)
+    reads, common = str(y.reads["W"]), {"reference": str(y.reference), "HC_SEX": "male"}
+    done = call(reads, "chrY:1-9000", output=str(tmp_path / "out"), options=("--sex", "female"), **common)
+    manifest = json.loads(Path(done.uris[0]).read_text())
+    assert (manifest["left_out"], manifest["sex"], manifest["parameters"]["sex"]) == (True, "female", "male")
+    refused = call(reads, "chrY:1-9000", options=("--sex", "girl"), **common)
+    assert refused.code == 64
+    assert "--sex girl: it is none of male, female, unknown" in refused.stderr
 
 
 @pytest.mark.system
