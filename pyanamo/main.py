@@ -80,6 +80,7 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
         "pilot": pilot.pilot,
         "runs list": runs.list_runs,
         "runs show": runs.show,
+        "runs losses": runs.losses,
         "runs drain": runs.drain,
         "runs cancel": runs.cancel,
         "prefect setup": prefect.setup,

@@ -42,6 +42,12 @@ class Rules(Value):
         """How long past its end a lease is still respected: covers clocks that disagree."""
         return min(30.0, self.lease_seconds / 10) + 1.0
 
+    @property
+    def recover_seconds(self) -> float:
+        """How long after the end of a pilot's Batch attempt its items may be taken back without waiting for their leases:
+        covers clocks that disagree. A minute, or a tenth of a short lease."""
+        return min(60.0, self.lease_seconds / 10)
+
 
 class State(StrEnum):
     """State of an item."""

@@ -10,18 +10,21 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from driver_support import Place, recorded_once, sleeping
+from driver_support import Place, recorded_once, sleeping, wait_for
 from killed_driver import QUICK_PATIENCE
 
 from pyanamo_core import driver
 from pyanamo_core.driver import Outcome
+from pyanamo_core.errors import LocalCloudBroken
 from pyanamo_core.ledger import Ledger
 from pyanamo_core.local import LocalCloud
-from pyanamo_core.model import Attempt, Run
+from pyanamo_core.model import Attempt, Cause, Run, State
+from pyanamo_core.report.losses import losses
 from pyanamo_core.workflow import Workflow
 
 STATUSES = ("SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING", "SUCCEEDED", "FAILED")
@@ -188,3 +191,65 @@ def died_and_carried_on(cloud: LocalCloud, name: str, folder: Path, step: str) -
     assert len(arrays_that_worked(ledger)) == 1
     assert [job["jobId"] for job in place.jobs(run)] == [each.job_id for each in outcome.run.submissions]
     return f"{step}: {jobs_then} array(s) at the death, {len(place.jobs(run))} in the end"
+
+
+# ------------------------------------------------------------------------------------------------------ reclaimed pilots
+
+
+@dataclass(frozen=True)
+class ReclaimedFigures:
+    """What it did to a run that pilots were taken away from it."""
+
+    items: int
+    pilots: int
+    reclaimed: int
+    """Pilots whose host was taken away, half of them after a notice."""
+    interrupted: int
+    """Attempts that say so."""
+    causes: dict[str, int]
+    lost_seconds: float
+    seconds: float
+
+
+def run_with_reclaimed_pilots(
+    place: Place, workflow: Workflow, lines: Sequence[str], *, times: int = 1, notice_seconds: float = 7.0
+) -> tuple[ReclaimedFigures, Ledger, Run]:
+    """A run of which a third of the pilots is reclaimed at once, so many times; every second one gets a Spot notice."""
+    ledger, version = place.filled(workflow, lines)
+    run = driver.begin(ledger, version, workflow)
+    began = time.monotonic()
+    watched = Watched(place, ledger, run, workflow, patience=QUICK_PATIENCE)
+    third = max(1, workflow.pilots // 3)
+    reclaimed = 0
+    for _ in range(times):
+        wait_for(lambda: ledger.count(State.LOCKED) >= workflow.pilots - third)
+        holders = {item.owner for item in ledger.items(State.LOCKED)}
+        jobs = [record.batch_job for record in ledger.pilots(run.run_id) if record.pilot_id in holders]
+        for number, job in enumerate(jobs[:third]):
+            with suppress(LocalCloudBroken):  # it has ended by itself
+                if number % 2:
+                    place.cloud.spot_notice(job, seconds=notice_seconds)
+                else:
+                    place.cloud.terminate_host(job)
+                reclaimed += 1
+    outcome = watched.outcome(300)
+    assert outcome.outcome == "completed", outcome
+    told = losses(ledger, run.run_id)
+    figures = ReclaimedFigures(
+        items=outcome.counts.total,
+        pilots=workflow.pilots,
+        reclaimed=reclaimed,
+        interrupted=told.attempts,
+        causes={loss.cause: loss.attempts for loss in told.causes},
+        lost_seconds=told.lost_seconds,
+        seconds=time.monotonic() - began,
+    )
+    return figures, ledger, outcome.run
+
+
+def nothing_counted(ledger: Ledger) -> None:
+    """Every item is done, by one counted try at most, and no attempt ended by its own fault."""
+    recorded_once(ledger)
+    assert {item.tries for item in ledger.items()} == {1}
+    causes = {attempt.cause for attempt in attempts_of(ledger)}
+    assert causes <= {Cause.DONE, Cause.SPOT, Cause.LOST, Cause.DRAINED}, causes

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from uuid import UUID
 
 from pyanamo_core.model import Counts, Item, Run, encoded
+from pyanamo_core.report.losses import Losses
 
 if TYPE_CHECKING:
     from pyanamo_core.driver import Progress
@@ -275,8 +276,17 @@ def _drop(service: Any) -> int:
     return len(dropped)
 
 
-def summary(run: Run, counts: Counts, table: str, failed: list[Item], more: int, links: dict[str, str]) -> str:
-    """The report's summary in Markdown: outcome, states, the first failed items with their causes, where things lie."""
+def summary(
+    run: Run,
+    counts: Counts,
+    table: str,
+    failed: list[Item],
+    more: int,
+    links: dict[str, str],
+    lost: Losses | None = None,
+) -> str:
+    """The report's summary in Markdown: outcome, states, what interruptions cost, the first failed items with their
+    causes, where things lie."""
     hours = ((run.ended or run.started) - run.started) / 3600
     lines = [f"## {table}: {run.outcome or 'still running'}", ""]
     if run.reason:
@@ -284,6 +294,9 @@ def summary(run: Run, counts: Counts, table: str, failed: list[Item], more: int,
     lines += [f"Run `{run.run_id}`, workflow version {run.workflow_version}, {hours:.2f} h", ""]
     lines += ["| state | items | share |", "|---|---:|---:|"]
     lines += [f"| {row['state']} | {row['items']:,} | {row['share']} |" for row in state_rows(counts)]
+    if lost is not None and lost.attempts:
+        told = ", ".join(f"{loss.attempts:,} × {loss.cause}" for loss in lost.causes)
+        lines += ["", f"Interruptions (no failures): {told}; {lost.lost_seconds / 3600:.2f} h of work lost"]
     if failed:
         lines += ["", "### Failed items", "", "| item | cause | tries | message |", "|---|---|---:|---|"]
         lines += [f"| `{i.item_id}` | {i.cause or ''} | {i.tries} | {_cell(i.message)} |" for i in failed]

@@ -15,6 +15,7 @@ from pyanamo_core.errors import ExtraMissing, PyAnamoError
 from pyanamo_core.ledger import open_ledger
 from pyanamo_core.model import Item, Run, State
 from pyanamo_core.protocols import Ledger
+from pyanamo_core.report.losses import Losses
 from pyanamo_core.workflow import Workflow
 from pyanamo_flows import publish
 from pyanamo_flows.parameters import Aws
@@ -44,13 +45,14 @@ def report(table: str, run_id: str = "", html: bool = True, aws: Aws = Aws()) ->
         return ""
     _, workflow = ledger.workflow(run.workflow_version)
     links = {"results": f"{workflow.buckets.results}/{table}/"}
+    lost = Losses()
     if html:
         try:
-            links["HTML report"] = put_html(clients, ledger, run, workflow)
+            links["HTML report"], lost = put_html(clients, ledger, run, workflow)
         except (ExtraMissing, PyAnamoError) as missing:
             log.warning("No HTML report: %s", missing)
     failed, more = failed_items(ledger)
-    text = publish.summary(run, ledger.counts(), table, failed, more, links)
+    text = publish.summary(run, ledger.counts(), table, failed, more, links, lost)
     guard = publish.Guard("the summary")
     flow_run_id = UUID(str(own.id)) if own.id else None
     guard(publish.put_artifact, {}, publish.key(table, "summary"), "markdown", text, f"Run `{run.run_id}`", flow_run_id)
@@ -68,8 +70,11 @@ def failed_items(ledger: Ledger, shown: int = SHOWN_FAILED) -> tuple[list[Item],
     return first, max(0, ledger.count(State.FAILED) - len(first)) if len(first) == shown else 0
 
 
-def put_html(clients: Clients, ledger: Ledger, run: Run, workflow: Workflow) -> str:
-    """Write the HTML report, and put it to `<results>/<table>/results/run-<id>.html`; its address.
+def put_html(clients: Clients, ledger: Ledger, run: Run, workflow: Workflow) -> tuple[str, Losses]:
+    """Write the HTML report, and put it to `<results>/<table>/results/run-<id>.html`.
+
+    Returns:
+        Its address, and what interruptions cost the run.
 
     Raises:
         ExtraMissing: Jinja2 is not installed. PyAnamoError: the bucket refused it.
@@ -81,9 +86,9 @@ def put_html(clients: Clients, ledger: Ledger, run: Run, workflow: Workflow) -> 
     key = "/".join(part for part in (prefix, workflow.table_name, "results", f"run-{run.run_id}.html") if part)
     with tempfile.TemporaryDirectory(prefix="pyanamo-") as folder:
         path = Path(folder) / "report.html"
-        write_report(ledger, path, run_id=run.run_id, fetch=s3_fetch(clients))
+        data = write_report(ledger, path, run_id=run.run_id, fetch=s3_fetch(clients))
         with explained("s3", "PutObject"):
             clients.client("s3").put_object(
                 Bucket=bucket, Key=key, Body=path.read_bytes(), ContentType="text/html; charset=utf-8"
             )
-    return f"s3://{bucket}/{key}"
+    return f"s3://{bucket}/{key}", data.losses

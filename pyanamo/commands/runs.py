@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,12 +12,13 @@ import typer
 from pyanamo.context import Context, command
 from pyanamo.render import Told, fields, share, short, size, span, table, when
 from pyanamo_core.errors import BadInput, PyAnamoError, RunMissing
-from pyanamo_core.model import PilotRecord, Run
+from pyanamo_core.model import INTERRUPTIONS, PilotRecord, Run
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from pyanamo_core.protocols import Ledger
+    from pyanamo_core.report.losses import Losses
 
 RUN = Annotated[str | None, typer.Argument(metavar="RUN", help="Its id, or the beginning of it; default: the newest.")]
 YES = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -35,6 +37,8 @@ class RunView:
     pilots: list[PilotRecord]
     held_up: list[str]
     """Why a live run does not go on, the gravest reason first; empty if nothing keeps it."""
+    interrupted: dict[str, int]
+    """Pilots that were cut short, by cause: by their own rows, the dead ones by their silence."""
 
 
 def find_run(ledger: Ledger, table_name: str, told: str | None) -> Run:
@@ -94,7 +98,9 @@ def show(context: Context, run: RUN = None) -> Told:
     ledger = context.ledger
     found = find_run(ledger, context.table_name, run)
     live = found.ended is None
-    told = RunView(found, ledger.pilots(found.run_id), _held_up(context, found) if live else [])
+    pilots = ledger.pilots(found.run_id)
+    held_up = _held_up(context, found) if live else []
+    told = RunView(found, pilots, held_up, interrupted(pilots, context.opened.workflow.timing.lease_seconds))
     return Told(
         told,
         view=_show_view,
@@ -133,6 +139,7 @@ def _show_view(told: RunView) -> RenderableType:
         "watched by": run.watcher if run.ended is None else "",
         "Prefect": run.prefect_api_url,
         "flow run": run.flow_run_id,
+        "interrupted": interruptions(told.interrupted),
     }
     parts: list[Any] = [fields({name: value for name, value in about.items() if value})]
     if told.held_up:
@@ -176,6 +183,65 @@ def _show_view(told: RunView) -> RenderableType:
         ]
         parts += ["", table(columns, rows, right=["exit", "items", "failed", "nests", "time", "free disk"])]
     return Group(*parts)
+
+
+def interrupted(pilots: list[PilotRecord], lease_seconds: float) -> dict[str, int]:
+    """Pilots that were cut short, by cause. A pilot that is silent for a lease without having said farewell is `lost`."""
+    told: Counter[str] = Counter()
+    for pilot in pilots:
+        cause = pilot.leaving.partition(":")[0].strip()
+        if pilot.ended is None and pilot.last_beat < time.time() - lease_seconds:
+            told["lost"] += 1
+        elif cause in {each.value for each in INTERRUPTIONS}:
+            told[cause] += 1
+    return dict(told)
+
+
+def interruptions(told: dict[str, int]) -> str:
+    """`7 pilots (5 spot, 2 lost); what it cost: pyanamo runs losses`, or nothing."""
+    if not told:
+        return ""
+    causes = ", ".join(f"{count:,} {cause}" for cause, count in sorted(told.items(), key=lambda pair: -pair[1]))
+    return f"{sum(told.values()):,} pilots ({causes}); what it cost: pyanamo runs losses"
+
+
+@dataclass(frozen=True)
+class LossesView:
+    """What interruptions cost a run."""
+
+    run_id: str
+    losses: Losses
+
+
+@command(example=("pyanamo runs losses", "pyanamo runs losses 3f2c --json"))
+def losses(context: Context, run: RUN = None) -> Told:
+    """Show what interruptions cost a run: attempts cut short and the time lost, by cause. Reads every item."""
+    from pyanamo_core.report.losses import losses as of_run
+
+    found = find_run(context.ledger, context.table_name, run)
+    told = LossesView(found.run_id, of_run(context.ledger, found.run_id))
+    return Told(
+        told,
+        view=_losses_view,
+        quiet=[f"{told.losses.lost_seconds:.0f}"],
+        next=f"pyanamo runs show {run or ''}".strip(),
+    )
+
+
+def _losses_view(told: LossesView) -> RenderableType:
+    from rich.console import Group
+
+    lost = told.losses
+    if not lost.attempts:
+        return f"run {told.run_id}: no attempt was cut short"
+    rows = [[each.cause, f"{each.attempts:,}", f"{each.items:,}", span(each.lost_seconds)] for each in lost.causes]
+    if len(rows) > 1:
+        rows.append(["all", f"{lost.attempts:,}", f"{lost.items:,}", span(lost.lost_seconds)])
+    columns = ["cause", "attempts cut short", "items", "time lost"]
+    return Group(
+        f"run {told.run_id}: interruptions, which are no failures; nests that were done stay done",
+        table(columns, rows, right=columns[1:]),
+    )
 
 
 @command(example=("pyanamo runs drain", "pyanamo runs drain 3f2c --finish --reason 'new reference'"))

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pyanamo.commands.items import quoted
+from pyanamo.commands.runs import interrupted, interruptions
 from pyanamo.context import Context, command
 from pyanamo.render import Told, fields, share, short, size, span, table, when
 from pyanamo_core.model import Counts, PilotRecord, Run, State
@@ -47,6 +48,8 @@ class Status:
     failures: list[Failure]
     obstacles: list[str]
     """Why a live run that nobody works for does not go on."""
+    interrupted: dict[str, int]
+    """Pilots of live runs, or of the last one, that were cut short, by cause."""
 
 
 @command(example=("pyanamo status", "pyanamo status --table HaplotypeCaller --json"))
@@ -57,7 +60,10 @@ def status(context: Context) -> Told:
     fresh = time.time() - BEATS * workflow.timing.lease_seconds
     counts = ledger.counts()
     runs = ledger.live_runs()
-    pilots = [pilot for pilot in ledger.pilots() if pilot.ended is None and pilot.last_beat >= fresh]
+    everybody = ledger.pilots()
+    pilots = [pilot for pilot in everybody if pilot.ended is None and pilot.last_beat >= fresh]
+    of_runs = {run.run_id for run in runs} or {everybody[-1].run_id for _ in everybody[-1:]}
+    cut_short = interrupted([each for each in everybody if each.run_id in of_runs], workflow.timing.lease_seconds)
     told = Status(
         table=context.table_name,
         workflow=workflow.name,
@@ -68,6 +74,7 @@ def status(context: Context) -> Told:
         pilots=pilots,
         failures=_failures(context) if counts.failed else [],
         obstacles=_obstacles(context, runs, {pilot.run_id for pilot in pilots}),
+        interrupted=cut_short,
     )
     return Told(told, view=_view, quiet=_quiet(counts), next=_next(told))
 
@@ -137,6 +144,8 @@ def _view(told: Status) -> RenderableType:
         parts += ["", table(columns, [_pilot_row(pilot) for pilot in told.pilots[:20]])]
         if len(told.pilots) > 20:
             parts.append(f"… and {len(told.pilots) - 20} more pilots")
+    if told.interrupted:
+        parts += ["", f"cut short, which is no failure: {interruptions(told.interrupted)}"]
     if told.failures:
         columns = ["failed items", "cause", "message", "e.g."]
         failed = [[one.items, one.cause, one.message, one.example] for one in told.failures]

@@ -171,6 +171,6 @@ def _join(ledger: Ledger, gone: Gone, item_ids: Collection[str]) -> int:
 
 
 def _told(attempt: Attempt, gone: Gone) -> Attempt:
-    return attempt.model_copy(
-        update={"cause": gone.cause, "evidence": gone.evidence, "ended": attempt.ended or gone.ended_at}
-    )
+    # A lost pilot's attempt was ended when its item was taken back; Batch knows when the pilot really ended.
+    ended = min(attempt.ended or gone.ended_at, max(gone.ended_at, attempt.started))
+    return attempt.model_copy(update={"cause": gone.cause, "evidence": gone.evidence, "ended": ended})

@@ -39,6 +39,7 @@ class Sight:
     def __init__(self, ledger: Ledger, batch: Batch, clock: Clock, workflow: Workflow, patience: Patience) -> None:
         self._ledger, self._batch, self._clock = ledger, batch, clock
         self._timing, self._patience = workflow.timing, patience
+        self._recover_seconds = workflow.rules.recover_seconds
         self.jobs: dict[str, Job] = {}
         self.missing: set[str] = set()
         self.pilots = plan.Pilots()
@@ -184,7 +185,7 @@ class Sight:
         due = {
             pilot_id: one
             for pilot_id, one in self._gone.items()
-            if self._clock.now() - one.ended_at > self._patience.gone_seconds
+            if self._clock.now() - one.ended_at > min(self._patience.gone_seconds, self._recover_seconds)
         }
         if not due:
             return

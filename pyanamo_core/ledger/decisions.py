@@ -25,8 +25,6 @@ from pyanamo_core.model import (
     State,
 )
 
-RECOVER_AFTER_SECONDS = 60.0
-"""So long a Batch attempt must have been over before its items are taken back."""
 REDO_MAX = 99
 """One transaction has at most 100 actions; one of them is the item's."""
 PAST_DEADLINE = "its lease is over by our own clock"
@@ -494,12 +492,12 @@ def cancel(item: Item, *, token: str, now: float) -> Item:
 
 
 def recover(item: Item, *, seen: Item, token: str, now: float, rules: Rules, ended_at: float) -> Item:
-    """Locked, fence and owner as seen, its Batch attempt over for 60 s → as if handed back by the dead pilot, fence + 1."""
+    """Locked, fence and owner as seen, its Batch attempt over for `recover_seconds` → as if handed back by the dead pilot, fence + 1."""
     _legal(item, Move.RECOVER)
     _as_seen(item, seen)
     if item.owner != seen.owner:
         raise Refusal(f"its pilot is {item.owner}, not {seen.owner}")
-    if now - ended_at <= RECOVER_AFTER_SECONDS:
+    if now - ended_at <= rules.recover_seconds:
         raise Refusal(f"its Batch attempt ended only {max(0.0, now - ended_at):.0f} s ago")
     return _returned(
         item,

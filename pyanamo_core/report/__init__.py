@@ -7,6 +7,19 @@ from __future__ import annotations
 
 from pyanamo_core.report.export import Format, export
 from pyanamo_core.report.html import Section, collect, render, write_report
+from pyanamo_core.report.losses import Loss, Losses, losses
 from pyanamo_core.report.results import Result, results
 
-__all__ = ["Format", "Result", "Section", "collect", "export", "render", "results", "write_report"]
+__all__ = [
+    "Format",
+    "Loss",
+    "Losses",
+    "Result",
+    "Section",
+    "collect",
+    "export",
+    "losses",
+    "render",
+    "results",
+    "write_report",
+]

@@ -16,6 +16,7 @@ from pyanamo_core.model import Counts, Item, PilotRecord, Run, State
 from pyanamo_core.protocols import Ledger
 from pyanamo_core.report.export import iso
 from pyanamo_core.report.figures import tabular
+from pyanamo_core.report.losses import Losing, Losses
 from pyanamo_core.report.results import Fetch, Result, results
 from pyanamo_core.report.timeline import Timeline, draw, duration
 
@@ -99,6 +100,8 @@ class ReportData:
     peak_memory_mb: float
     median_seconds: float | None
     sections: tuple[Section, ...] = field(default=())
+    losses: Losses = field(default_factory=Losses)
+    """What interruptions cost the run."""
 
     @property
     def states(self) -> list[tuple[str, int, float]]:
@@ -148,7 +151,8 @@ def collect(
     run = ledger.run(run_id) if run_id else next(iter(runs), None)
     pilots = sorted(ledger.pilots(run.run_id if run else None), key=lambda one: (one.started, one.pilot_id))
     gathered = _Gathered(max_items, max_nests, run.run_id if run else None)
-    for row in results(ledger, gathered.remember(ledger.items()), fetch=fetch):
+    losing = Losing(ledger, run.run_id if run else None)
+    for row in results(ledger, gathered.remember(losing.passing(ledger.items())), fetch=fetch):
         gathered.take(row)
     run_seconds = None
     if run is not None and run.started:
@@ -175,8 +179,23 @@ def collect(
         busy_seconds=gathered.busy_seconds,
         peak_memory_mb=gathered.peak_memory_mb,
         median_seconds=statistics.median(gathered.durations) if gathered.durations else None,
-        sections=tuple(sections),
+        sections=(*sections, *_about_losses(losing.losses)),
+        losses=losing.losses,
     )
+
+
+def _about_losses(losses: Losses) -> Iterable[Section]:
+    if losses.attempts:
+        rows = tuple(
+            (loss.cause, f"{loss.attempts:,}", f"{loss.items:,}", duration(loss.lost_seconds)) for loss in losses.causes
+        )
+        total = ("all", f"{losses.attempts:,}", f"{losses.items:,}", duration(losses.lost_seconds))
+        yield Section(
+            "Interruptions",
+            ("cause", "attempts cut short", "items", "time lost"),
+            (*rows, total) if len(rows) > 1 else rows,
+            "Time of claims in which no nest was recorded. Interruptions are no failures: nests that were done stay done.",
+        )
 
 
 class _Gathered:

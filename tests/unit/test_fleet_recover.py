@@ -74,11 +74,11 @@ def test_the_watcher_takes_back_what_a_dead_pilot_held_and_tells_why_it_died():
     scene.batch.job().set("RUNNING")
     crashed(scene)
     scene.batch.job().fail(0, exit_code=137, reason=OOM, at=scene.clock.now())
-    # When a minute has not passed, then the item is still locked
-    scene.polls(watch, 4)
+    # When a tenth of the lease has not passed, then the item is still locked
+    scene.polls(watch, 2)
     assert scene.ledger.item("i0").state is State.LOCKED
-    # When it has (the lease would have lasted for three), then the item is to do again
-    scene.polls(watch, 4)
+    # When it has (18 s; the lease would have lasted for three minutes), then the item is to do again
+    scene.polls(watch, 2)
     assert scene.ledger.item("i0").state is State.TODO
     # And its attempt says what only Batch knew
     (attempt,) = scene.ledger.attempts("i0")
@@ -135,10 +135,10 @@ def test_recover_leaves_alone_what_ended_too_short_a_time_ago_and_says_so():
     scene.batch.submit_job(jobName="x", jobQueue="queue", jobDefinition="d", arrayProperties={"size": 2})
     crashed(scene)
     scene.batch.job().fail(0, exit_code=1, at=scene.clock.now())
-    scene.clock.move(30)
+    scene.clock.move(15)
     report = driver.recover(scene.clients, scene.ledger, clock=scene.clock)
     assert report.items == ()
-    assert "ended only 30 s ago" in report.refused["i0"]
+    assert "ended only 15 s ago" in report.refused["i0"]
 
 
 def test_a_job_that_batch_does_not_know_says_nothing():
