@@ -159,8 +159,8 @@ class Ledger(Protocol):
 
     # ------------------------------------------------------------------ counting and listing
     def counts(self) -> Counts: ...
-    def count(self, state: State, *, bound: int | None = None) -> int:
-        """Items in a state; stops counting at `bound`."""
+    def count(self, state: State, *, bound: int | None = None, since: float = 0.0) -> int:
+        """Items in a state; stops counting at `bound`. `since`: of a finished state, those that finished then or later."""
         ...
 
     def claimable(self, *, within_seconds: float = 0.0) -> int:

@@ -9,8 +9,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,6 +148,25 @@ def unwritable(folder: Path) -> Path:
     return file / "scratch"
 
 
+@contextmanager
+def full_disk(folder: Path) -> Iterator[Path]:
+    """A file system without room, where this machine lets us mount one; else a path at which nothing can be made."""
+    place = folder / "full"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(place)], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        yield unwritable(folder)
+        return
+    try:
+        with suppress(OSError):
+            (place / "filling").write_bytes(b"x" * 65536)
+        yield place / "scratch"
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
 # ------------------------------------------------------------------------------------------------------ killed drivers
 
 
@@ -253,3 +272,16 @@ def nothing_counted(ledger: Ledger) -> None:
     assert {item.tries for item in ledger.items()} == {1}
     causes = {attempt.cause for attempt in attempts_of(ledger)}
     assert causes <= {Cause.DONE, Cause.SPOT, Cause.LOST, Cause.DRAINED}, causes
+
+
+def kill_pilots(place: Place, run: Run, batch_job: str = "") -> int:
+    """SIGKILL to the run's pilots on this machine (or to that of one Batch job), and to all of their containers."""
+    wanted = {f"PYANAMO_RUN={run.run_id}"} | ({f"AWS_BATCH_JOB_ID={batch_job}"} if batch_job else set())
+    killed = 0
+    for pid in place.cloud.processes():
+        with suppress(OSError):
+            environment = set(Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0"))
+            if wanted <= environment:
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+    return killed

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Final
 
-from pyanamo_core.model import Cause, Counts, Mode, PilotRecord, Run
+from pyanamo_core.model import Cause, Counts, Limits, Mode, PilotRecord, Run
 
 ARRAY_MIN: Final = 2
 """Batch's smallest array; a single pilot is a plain job."""
@@ -63,6 +63,11 @@ def plan_top_up(*, claimable: int, items_per_pilot: int, could_claim: int, live:
     """
     wanted = -(-claimable // max(1, items_per_pilot)) - could_claim
     return max(0, min(wanted, max_pilots - live))
+
+
+def most_claimable(limits: Limits, live: int, leaving: int) -> int:
+    """How many claimable items are enough to know: with so many, a top-up is the biggest that the limits allow."""
+    return max(1, live - leaving + max(0, limits.max_pilots - live)) * max(1, limits.items_per_pilot)
 
 
 def backed_off(poll_seconds: float, fruitless_rounds: int) -> float:

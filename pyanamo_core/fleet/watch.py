@@ -2,7 +2,7 @@
 
 It is a view with hands: pilots need no watcher. If it dies, the next one takes its lease over and carries on from the run
 row; two at a time are told apart by the fence, and the second only looks on. Each poll is one renewal of the lease, one
-DescribeJobs per 100 submissions and the ledger's counts, whatever the number of items; all else is asked only on a change.
+DescribeJobs per 100 submissions and the ledger's counts (tally.py), whatever the number of items; all else is asked only on a change.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pyanamo_core.fleet.batch import Batch
 from pyanamo_core.fleet.progress import Outcome, Progress, Rate
 from pyanamo_core.fleet.sight import Sight
 from pyanamo_core.fleet.submit import Patience, Submitter
+from pyanamo_core.fleet.tally import Tally
 from pyanamo_core.model import Counts, Mode, Run
 from pyanamo_core.protocols import Clock, Ledger
 from pyanamo_core.workflow import Workflow
@@ -78,6 +79,7 @@ class Watch:
             patience=self._patience,
         )
         self._on_progress, self._stop = on_progress, stop or threading.Event()
+        self._tally = Tally(ledger, self._clock)
         self._sight = Sight(ledger, self._batch, self._clock, workflow, self._patience)
         self._told_callback_failure = False
         self._poll_seconds = workflow.timing.poll_seconds
@@ -202,11 +204,11 @@ class Watch:
             return self._look_on()
         if run.ended is not None:
             self._held = None
-            return self._outcome(run, self._ledger.counts())
+            return self._outcome(run, self._tally.whole())
         run = self._submitter.settle(run, needed=self._needed)
         self._sight.look_at_jobs(run)
         self._sight.refresh_pilots(run)
-        counts = self._ledger.counts()
+        counts = self._tally.counts()
         if self._sight.mark_progress(counts):
             self._rounds = 0
         self._sight.take_back()
@@ -218,6 +220,9 @@ class Watch:
         self._tell(run, counts)
         if not ended:
             return None
+        counts = self._tally.whole()
+        if counts.open and run.mode is Mode.RUN:
+            return None  # items came just now
         outcome, reason = plan.outcome_of(run, counts, self._sight.pilots)
         run = self._ledger.end_run(self._run_id, outcome, reason)
         self._held = None
@@ -226,9 +231,9 @@ class Watch:
     def _look_on(self) -> Outcome | None:
         """Another watcher holds the run."""
         run = self._ledger.run(self._run_id)
-        counts = self._ledger.counts()
         if run.ended is not None:
-            return self._outcome(run, counts)
+            return self._outcome(run, self._tally.whole())
+        counts = self._tally.counts()
         self._rate.see(self._clock.monotonic(), counts.done + counts.failed)
         self._notes.append(f"watcher {run.watcher} holds this run, we look on")
         self._sight.look_at_jobs(run)
@@ -262,6 +267,8 @@ class Watch:
     def _go_on(self, run: Run, counts: Counts) -> tuple[Run, bool]:
         """A run in mode `run`: stop it, end it, or top it up. Says whether it has ended."""
         live = self._sight.live(run)
+        if plan.stop_for_failures(counts, run.limits.max_failures):
+            counts = self._tally.whole()  # failed items may have been retried since the last whole count
         reason = (
             plan.stop_for_failures(counts, run.limits.max_failures)
             or plan.stop_for_set_up(self._sight.pilots, live - len(self._sight.pilots.fresh))
@@ -273,8 +280,10 @@ class Watch:
             return run, self._end_game(run, live)
         self._empty_polls, self._empty_since, self._ending_since = 0, None, None
 
-        at_limit = counts.todo > 0 and live >= run.limits.max_pilots
-        claimable = counts.todo if at_limit else self._ledger.claimable(within_seconds=plan.DUE_SOON_SECONDS)
+        wanted = plan.most_claimable(run.limits, live, min(live, self._sight.pilots.leaving))
+        claimable = (
+            counts.todo if counts.todo >= wanted else self._ledger.claimable(within_seconds=plan.DUE_SOON_SECONDS)
+        )
         self._needed = claimable > 0
         self._unclaimable_polls = 0 if claimable else self._unclaimable_polls + 1
         if self._unclaimable_polls >= EMPTY_POLLS:

@@ -27,12 +27,17 @@ class Counting(LedgerBase):
             sums[state.value] += number
         return Counts(**sums)
 
-    def count(self, state: State, *, bound: int | None = None) -> int:
-        """Items in a state; stops counting at `bound`."""
-        found = 0
+    def count(self, state: State, *, bound: int | None = None, since: float = 0.0) -> int:
+        """Items in a state; stops counting at `bound`. `since`: of a finished state, those that finished then or later."""
+        found, at_least = 0, x.due_at(since) if since else ""
+        if self.rules.shards > _THREADS:
+            queues = [(state, shard) for shard in range(self.rules.shards)]
+            ask = self._store.queue_count
+            sums = self._each(lambda queue: ask(x.queue(*queue), at_least=at_least, bound=bound), queues)
+            return sum(sums) if bound is None else min(bound, sum(sums))
         for shard in range(self.rules.shards):
             left = None if bound is None else bound - found
-            found += self._store.queue_count(x.queue(state, shard), bound=left)
+            found += self._store.queue_count(x.queue(state, shard), at_least=at_least, bound=left)
             if bound is not None and found >= bound:
                 return bound
         return found

@@ -403,9 +403,11 @@ class MemoryLedger(MemoryRuns):
         with self._lock:
             return Counts(**{state.value: self.count(state) for state in State})
 
-    def count(self, state: State, *, bound: int | None = None) -> int:
+    def count(self, state: State, *, bound: int | None = None, since: float = 0.0) -> int:
+        at_least = (x.due_at(since), "") if since else ("", "")
         with self._lock:
-            found = sum(len(self._queues[x.queue(state, shard)]) for shard in range(self.rules.shards))
+            queues = [self._queues[x.queue(state, shard)] for shard in range(self.rules.shards)]
+            found = sum(len(entries) - bisect.bisect_left(entries, at_least) for entries in queues)
         return found if bound is None else min(found, bound)
 
     def claimable(self, *, within_seconds: float = 0.0) -> int:

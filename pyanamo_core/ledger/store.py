@@ -245,10 +245,10 @@ class Store:
         for page in self._pages(self._queue_query(queue, at_least, "")):
             yield [row[x.HASH]["S"] for row in page["Items"]]
 
-    def queue_count(self, queue: str, *, below: str = "", bound: int | None = None) -> int:
+    def queue_count(self, queue: str, *, at_least: str = "", below: str = "", bound: int | None = None) -> int:
         """How many entries a queue has; stops once `bound` is reached."""
         found = 0
-        for page in self._pages({**self._queue_query(queue, "", below), "Select": "COUNT"}, bound or 0):
+        for page in self._pages({**self._queue_query(queue, at_least, below), "Select": "COUNT"}, bound or 0):
             found += page["Count"]
             if bound is not None and found >= bound:
                 return bound

@@ -8,8 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from driver_support import Place, recorded_once, sleeping, wait_for
-from fleet_fire import Watched, arrays_that_worked, died_and_carried_on, start_driver
+from driver_support import QUICK, Place, recorded_once, sleeping, wait_for
+from fleet_fire import (
+    Watched,
+    arrays_that_worked,
+    died_and_carried_on,
+    full_disk,
+    nothing_counted,
+    run_with_a_bad_host,
+    run_with_reclaimed_pilots,
+    start_driver,
+)
 from killed_driver import ON_ITS_WAY, QUICK_PATIENCE, STEPS
 
 from pyanamo_core import driver
@@ -80,3 +89,43 @@ def test_two_watchers_at_once_and_a_request_that_is_lost_make_one_array(
     recorded_once(ledger)
     assert len(place.jobs(run)) == 1
     assert len(arrays_that_worked(ledger)) == 1
+
+
+def test_a_host_with_a_full_disk_does_not_swallow_an_array_of_two_hundred(
+    misbehaving_cloud: LocalCloud, unique_name: str, tmp_path: Path
+):
+    # Given 200 pilots, four hosts with room for two each, the first one without room on its disk; pilots live for some
+    # seconds only, so that many children of the array have their turn
+    wait_seconds = 10.0
+    place = Place(misbehaving_cloud, unique_name, tmp_path, max_vcpus=8)
+    timing = QUICK.model_copy(update={"host_fault_wait_seconds": wait_seconds})
+    workflow = place.workflow(pilots=200, timing=timing, wall_time_seconds=15)
+    with full_disk(tmp_path) as scratch:
+        figures, ledger = run_with_a_bad_host(
+            place, workflow, sleeping(300, 0.5), {"PYANAMO_SCRATCH": str(scratch)}, good_hosts=3
+        )
+    print(f"bad host, array of 200, 8 at a time, wait {wait_seconds:.0f} s: {figures}")
+    # Then the run completes on the other hosts, by one array, and Batch has given up no child
+    assert (figures.outcome, figures.done, figures.submissions) == ("completed", 300, 1)
+    recorded_once(ledger)
+    assert figures.failed_children == 0
+    # And the bad host has had one child per slot and wait
+    assert 2 <= figures.starts_on_bad <= 2 * (figures.seconds / wait_seconds + 1)
+
+
+def test_a_third_of_thirty_pilots_reclaimed_twice_counts_nothing(
+    misbehaving_cloud: LocalCloud, unique_name: str, tmp_path: Path
+):
+    # Given thirty pilots, of which ten are reclaimed, and ten again: every second one after a notice
+    place = Place(misbehaving_cloud, unique_name, tmp_path, max_vcpus=30)
+    # (thirty pilots that start at once on two cores: leases must bear that)
+    timing = QUICK.model_copy(update={"lease_seconds": 20.0, "beat_seconds": 4.0})
+    workflow = place.workflow(pilots=30, timing=timing)
+    figures, ledger, _ = run_with_reclaimed_pilots(place, workflow, sleeping(90, 4, nests=2), times=2)
+    print(f"third reclaimed twice: {figures}")
+    # Then nothing counts, the interruptions are there to be seen, and what they cost
+    nothing_counted(ledger)
+    assert figures.reclaimed == 20
+    assert set(figures.causes) <= {"spot", "lost", "drained"}
+    assert figures.causes["spot"] >= figures.reclaimed // 2
+    assert figures.lost_seconds > 0
