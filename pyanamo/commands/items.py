@@ -15,7 +15,7 @@ from pyanamo.context import Context, command
 from pyanamo.progress import Bar
 from pyanamo.render import Told, cell, fields, short, span, table, when
 from pyanamo_core.errors import PyAnamoError, Refused
-from pyanamo_core.model import Attempt, Cause, Definition, Item, Nest, State
+from pyanamo_core.model import INTERRUPTIONS, Attempt, Cause, Definition, Item, Nest, State
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -215,6 +215,8 @@ def _show_view(told: ItemView) -> RenderableType:
 def _after_show(item: Item) -> str:
     name = quoted(item.item_id)
     if item.state is State.FAILED:
+        if item.cause in INTERRUPTIONS:
+            return f"shorter nests, or pilots that live longer; then pyanamo items retry {name}"
         limit = {Cause.TIMED_OUT: " --nest-time SECONDS", Cause.OUT_OF_MEMORY: " --memory-factor FACTOR"}
         return f"pyanamo logs {name}, then pyanamo items retry {name}{limit.get(item.cause or Cause.DONE, '')}"
     if item.state is State.DONE:

@@ -82,6 +82,11 @@ def lease_limit(now: float, rules: Rules) -> float:
     return round(now - rules.margin_seconds, 3)
 
 
+def no_progress(interruptions: int) -> str:
+    """Why an item at the cap of interruptions failed, and what to do: it fits into a row's message."""
+    return f"interrupted {interruptions} times in a row without progress: needs shorter nests or longer pilots, then a retry"
+
+
 def interrupted(item: Item, *, progressed: bool) -> int:
     """Interruptions after one more: after progress the count starts again at 1."""
     return 1 if progressed or item.progress_fence == item.fence else item.interruptions + 1
@@ -149,7 +154,7 @@ def expire(item: Item, *, token: str, now: float, rules: Rules) -> Item:
         | {
             "state": State.FAILED,
             "cause": Cause.LOST,
-            "message": f"interrupted {item.interruptions} times in a row without progress",
+            "message": no_progress(item.interruptions),
         }
     )
 
@@ -336,8 +341,7 @@ def _returned(
             update={
                 "state": State.FAILED,
                 "finished_at": now,
-                "message": f"interrupted {interruptions} times in a row without progress"
-                + (f": {message}" if message else ""),
+                "message": no_progress(interruptions) + (f" ({message})" if message else ""),
             }
         )
     return after

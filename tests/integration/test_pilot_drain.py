@@ -79,6 +79,60 @@ def test_a_signal_in_mid_nest_hands_back_and_exits_75(world: World, number: int)
     assert world.ledger.nests(item) == {}
 
 
+def drained(world: World, began: Path, mark: Callable[[], Any] = lambda: True) -> int:
+    """A pilot that is told to end when it is in mid-nest; its exit code."""
+    began.unlink(missing_ok=True)
+    watcher = when(lambda: began.exists() and mark(), term())
+    code, _ = work(world)
+    watcher.join()
+    return code
+
+
+def test_ten_drains_in_a_row_without_progress_fail_the_item_and_say_what_to_do(world: World) -> None:
+    # Given an item whose nest never ends before its pilot must
+    world.shell("a", f"touch {world.folder}/began; sleep 300", "1")
+
+    # When ten pilots in a row are drained in its middle
+    codes, states = [], []
+    for _ in range(10):
+        codes.append(drained(world, world.folder / "began"))
+        states.append(world.ledger.item("a").state)
+
+    # Then the tenth fails it, without a try having been used, and tells the way out
+    item = world.ledger.item("a")
+    assert codes == [75] * 10
+    assert states == [State.TODO] * 9 + [State.FAILED]
+    assert (item.tries, item.interruptions, item.cause) == (0, 10, Cause.DRAINED)
+    assert item.message.startswith(
+        "interrupted 10 times in a row without progress: needs shorter nests or longer pilots, then a retry"
+    )
+    assert [attempt.cause for attempt in world.ledger.attempts("a")] == [Cause.DRAINED] * 10
+
+    # And a retry begins to count anew
+    assert world.ledger.retry(item).interruptions == 0
+
+
+def test_ten_drains_in_a_row_with_progress_never_fail_the_item(world: World) -> None:
+    # Given an item of which each pilot does one nest before it must end
+    script = f"if mkdir {world.folder}/$PYANAMO_ATTEMPT; then exit; else touch {world.folder}/began; sleep 300; fi"
+    world.shell("a", script, *(str(nest) for nest in range(11)))
+
+    def recorded() -> int:
+        return len(world.ledger.nests(world.ledger.item("a")))
+
+    # When ten pilots in a row are drained, each after one more nest
+    counts = []
+    for number in range(10):
+        assert drained(world, world.folder / "began", lambda n=number: recorded() > n) == 75
+        counts.append(world.ledger.item("a").interruptions)
+
+    # Then that never adds up, and the eleventh pilot finishes
+    assert counts == [1] * 10
+    assert world.work()[0] == 0
+    item = world.ledger.item("a")
+    assert (item.state, item.tries, sorted(world.ledger.nests(item))) == (State.DONE, 1, list(range(11)))
+
+
 def test_nests_that_were_recorded_stay_and_the_count_begins_again(world: World) -> None:
     # Given an item whose first nest is quick
     world.shell("a", f"[ $1 = 1 ] || {{ touch {world.folder}/began; sleep 300; }}", "1", "2")
