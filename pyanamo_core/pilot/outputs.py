@@ -44,7 +44,11 @@ def read_result(path: Path) -> tuple[dict[str, Any], tuple[Output, ...], dict[st
     try:
         if path.stat().st_size > RESULT_BYTES:
             raise Unverified(f"PYANAMO_RESULT has more than {RESULT_BYTES} bytes")
-        told: Any = json.loads(path.read_bytes() or b"{}")
+        text = path.read_bytes()
+        if not text.strip():
+            # What is left of a write that failed unseen: a script that has nothing to tell writes no file.
+            raise Unverified("PYANAMO_RESULT is empty")
+        told: Any = json.loads(text)
     except FileNotFoundError:
         return {}, (), {}
     except (ValueError, RecursionError) as error:
