@@ -80,6 +80,7 @@ class Nests:
             held.pending.append(call.index)
             _remove(result.log_path)
             if result.cause is Cause.HOST_FAULT:
+                held.host_said = f"nest {call.index}: {result.evidence}" if held.nests > 1 else result.evidence
                 self._floor.begin_stop(host_fault(result.message))
             return
         if result.cause is Cause.SET_UP:

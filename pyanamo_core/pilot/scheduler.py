@@ -44,6 +44,8 @@ class Held:
     cancelled: bool = False
     refused_for_time: bool = False
     settling: bool = False
+    host_said: str = ""
+    """Evidence of a nest that this host could not do."""
     ended: bool = False
     """A nest failed and the workflow says that its siblings shall not go on (`stop_on_failure`)."""
 

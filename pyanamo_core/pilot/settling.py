@@ -40,6 +40,7 @@ def settle(held: Held, stop: Stop | None, budgets: Budgets, *, slots: int, slot_
         if stop.meaning is None:
             return None
         cause, message, counts = stop.meaning.cause, stop.meaning.reason, stop.meaning.counts
+        evidence = held.host_said if cause is Cause.HOST_FAULT else ""
     elif held.failed and (held.ended or not held.pending):
         index, (cause, message, evidence) = _decisive(held)
         if held.nests > 1:

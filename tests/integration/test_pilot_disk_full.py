@@ -60,7 +60,7 @@ def test_a_disk_that_gets_full_at_work_hands_back_and_the_item_is_done_elsewhere
     assert first["left"] == ["pilots"]
     cause, evidence = told["attempts"][0]
     assert cause == "host_fault"
-    assert any(words in evidence for words in ("No space left", "no space left", "the log cannot be written")), evidence
+    assert any(words in evidence for words in ("No space left", "disk full", "the log cannot be written")), evidence
     # and the next pilot, with room, does it
     assert (told["state"], told["attempts"][1][0]) == ("done", "done")
 
