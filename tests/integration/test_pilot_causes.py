@@ -31,7 +31,13 @@ def ended(world: World, item_id: str) -> tuple[Item, list[Attempt]]:
         ("echo java.lang.OutOfMemoryError; exit 3", State.FAILED, Cause.OUT_OF_MEMORY, 2, "exit 3: java.lang.OutOf"),
         ("kill -9 $$", State.FAILED, Cause.OUT_OF_MEMORY, 2, "exit 137 SIGKILL"),
         ("echo bad bucket; exit 78", State.TODO, Cause.SET_UP, 0, "set_up: item a, nest 0: exit code 78: bad bucket"),
-        ("echo x > /dev/full || exit 1", State.TODO, Cause.HOST_FAULT, 0, "exit 1: _: line 1: echo: write error: No space"),
+        (
+            "echo x > /dev/full || exit 1",
+            State.TODO,
+            Cause.HOST_FAULT,
+            0,
+            "exit 1: _: line 1: echo: write error: No space",
+        ),
     ],
 )
 def test_every_end_is_told_and_followed_by_what_the_table_says(
