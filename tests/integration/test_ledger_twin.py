@@ -84,7 +84,7 @@ def test_the_twin_does_what_dynamodb_does(
 
 @pytest.mark.chaos
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("machine", "moves", "examples"), [(Items, OF_ITEMS, 500), (Runs, OF_RUNS, 100)])
+@pytest.mark.parametrize(("machine", "moves", "examples"), [(Items, OF_ITEMS, 250), (Runs, OF_RUNS, 60)])
 def test_the_twin_does_what_dynamodb_does_for_minutes(
     machine: type[Both], moves: set[str], examples: int, dynamodb_clients: Clients, name: str
 ) -> None:
