@@ -124,6 +124,7 @@ class LedgerBase:
             one=1,
             now=x.due_at(now),
             seen_fence=before.fence,
+            seen_move=before.last_move,
             seen_owner=before.owner or "",
             seen_lease_end=before.lease_end or 0.0,
             lease_limit=decisions.lease_limit(now, self.rules),

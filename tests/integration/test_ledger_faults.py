@@ -398,6 +398,35 @@ def test_a_users_move_happens_once_whatever_the_network_does(
     assert (ledger.item("NA12878"), faults.pending) == (after, 0)
 
 
+def test_delayed_copies_of_users_moves_do_not_undo_newer_ones(
+    dynamodb_clients: Clients, table: str, clock: FakeClock
+) -> None:
+    # Given a user who cancels, retries, cancels the running item, retries and cancels again; copies hang in the network
+    sent: list[tuple[str, dict[str, Any]]] = []
+    clients: Any = Wrapped(dynamodb_clients, lambda client: Recording(client, sent))
+    ledger = Ledger(clients, table, rules=RULES, clock=clock)
+    imported(ledger)
+    sent.clear()
+    ledger.cancel(ledger.item("NA12878"))
+    ledger.retry(ledger.item("NA12878"))
+    claim = claimed(ledger)
+    ledger.cancel(claim.item)
+    ledger.hand_back(claim, Cause.SPOT, progressed=False, started=True)
+    ledger.retry(ledger.item("NA12878"))
+    wanted = ledger.item("NA12878")
+    # When all copies arrive while the item is wanted, then it stays wanted
+    assert set(replayed(dynamodb_clients, sent * 2)) == {"ConditionalCheckFailedException"}
+    assert ledger.item("NA12878") == wanted
+    # And when they arrive after the user has cancelled it for good, or while a pilot has it, they change nothing either
+    cancelled = ledger.cancel(wanted)
+    assert set(replayed(dynamodb_clients, sent * 2)) == {"ConditionalCheckFailedException"}
+    assert ledger.item("NA12878") == cancelled
+    ledger.retry(cancelled)
+    held = claimed(ledger).item
+    assert set(replayed(dynamodb_clients, sent * 2)) == {"ConditionalCheckFailedException"}
+    assert ledger.item("NA12878") == held
+
+
 def test_a_users_move_that_never_arrives_is_unknown(ledger: Ledger, faults: Faults) -> None:
     imported(ledger)
     failed = ledger.fail(claimed(ledger), Cause.PERMANENT, "m")
