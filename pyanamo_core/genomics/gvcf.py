@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from pyanamo_core.errors import GvcfInvalid
 from pyanamo_core.genomics.intervals import Locus
-from pyanamo_core.genomics.records import REFERENCE_ALLELES, Record, has_bgzf_eof, open_gvcf, read_record
+from pyanamo_core.genomics.records import BGZF_EOF, REFERENCE_ALLELES, Record, has_bgzf_eof, open_gvcf, read_record
 
 _TRANSITIONS = frozenset({("A", "G"), ("G", "A"), ("C", "T"), ("T", "C")})
 
@@ -309,7 +309,8 @@ def verify_outputs(call: Mapping[str, Any], outputs: Sequence[Mapping[str, Any]]
     """The `verify:` hook of the workflow file: may this nest of HaplotypeCaller-1KG.sh be recorded as done?
 
     Args:
-        call: the nest's call; `figures` is what the script wrote into PYANAMO_RESULT, `value` the nest's value.
+        call: the nest's call; `figures` is what the script wrote into PYANAMO_RESULT, `value` the nest's value,
+            `read_end(uri, count)` gives the last bytes of an output.
         outputs: dicts with name, uri, bytes, sha256, and path while the file is still on this machine.
 
     Returns:
@@ -331,7 +332,7 @@ def verify_outputs(call: Mapping[str, Any], outputs: Sequence[Mapping[str, Any]]
         for suffix in (".qc.json", ".manifest.json"):
             if stem + suffix not in names:
                 return f"{stem}{suffix} is not among the outputs"
-        reason = _bad_figures(gvcf) or _bad_file(gvcf, names[name])
+        reason = _bad_figures(gvcf) or _bad_file(call, names[name])
         if reason:
             return f"{name}: {reason}"
     return _wrong_loci(call, reported)
@@ -361,11 +362,16 @@ def _bad_figures(gvcf: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _bad_file(gvcf: Mapping[str, Any], output: Mapping[str, Any]) -> str | None:
-    path = output.get("path")
-    if not path or not Path(str(path)).exists():
+def _bad_file(call: Mapping[str, Any], output: Mapping[str, Any]) -> str | None:
+    """Look at the end of the file itself, here or where it was put: figures may be older than the damage."""
+    path, uri, read_end = output.get("path"), output.get("uri"), call.get("read_end")
+    if path and Path(str(path)).exists():
+        ended = has_bgzf_eof(Path(str(path)))
+    elif uri and callable(read_end):
+        ended = read_end(str(uri), len(BGZF_EOF)) == BGZF_EOF
+    else:
         return None
-    return None if has_bgzf_eof(Path(str(path))) else "its BGZF end is missing"
+    return None if ended else "its BGZF end is missing"
 
 
 def _wrong_loci(call: Mapping[str, Any], reported: Sequence[Mapping[str, Any]]) -> str | None:

@@ -19,7 +19,7 @@ from pyanamo_core.model import Cause, NestCall, NestResult, Output
 from pyanamo_core.pilot.environment import Setting, command_line, task_environment
 from pyanamo_core.pilot.evidence import Evidence, evidence_line, fitted
 from pyanamo_core.pilot.executor import DaemonPool
-from pyanamo_core.pilot.outputs import Hook, Unverified, ask_hook, check_output, read_result
+from pyanamo_core.pilot.outputs import Hook, Unverified, ask_hook, check_output, read_end, read_result
 from pyanamo_core.pilot.patience import StoreDown, patiently
 from pyanamo_core.pilot.process import TERM_SECONDS, Process, Program
 from pyanamo_core.pilot.verdict import cause_of
@@ -204,7 +204,8 @@ class Task:
         """
         limit = self.bench.deadline_seconds if self.deadline_seconds is None else self.deadline_seconds
         limit = limit or HOOK_SECONDS
-        asked = DaemonPool(1, "verify").submit(partial(ask_hook, hook, self.call.model_dump(), result))
+        call = {**self.call.model_dump(), "read_end": partial(read_end, self.bench.s3)}
+        asked = DaemonPool(1, "verify").submit(partial(ask_hook, hook, call, result))
         asked.add_done_callback(lambda _: self._news.set())
         self._news.wait(limit)
         if not asked.done():

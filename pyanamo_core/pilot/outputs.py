@@ -28,7 +28,10 @@ READ_BACK_BYTES: Final = 256 * 2**20
 _CHUNK: Final = 1 << 20
 
 Hook = Callable[[dict[str, Any], list[dict[str, Any]]], "str | None"]
-"""`verify(call, outputs)`: the call's fields with `figures` among them, and the outputs as the script told them."""
+"""`verify(call, outputs)`: the call's fields with `figures` among them, and the outputs as the script told them.
+
+`call["read_end"](uri, count)` gives the last bytes of an output, wherever it lies.
+"""
 
 
 class Unverified(Exception):
@@ -124,6 +127,21 @@ def _check_object(output: Output, client: Any) -> None:
         while chunk := body.read(_CHUNK):
             digest.update(chunk)
         _same_digest(output, digest.hexdigest())
+
+
+def read_end(s3: Callable[[], Any], uri: str, count: int) -> bytes:
+    """The last bytes of an output; fewer if it has no more.
+
+    Raises:
+        what boto3 and the file system raise.
+    """
+    if uri.startswith("s3://"):
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        return bytes(s3().get_object(Bucket=bucket, Key=key, Range=f"bytes=-{count}")["Body"].read())
+    path = Path(unquote(urlsplit(uri).path)) if uri.startswith("file://") else Path(uri)
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - count))
+        return file.read(count)
 
 
 def _same_size(output: Output, size: int) -> None:

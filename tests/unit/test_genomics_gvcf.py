@@ -13,6 +13,7 @@ from genomics_support import DATA, block, variant, write_gvcf, write_reference
 from pyanamo_core.errors import GvcfInvalid
 from pyanamo_core.genomics.gvcf import LeftDeletion, check, inspect, verify_outputs
 from pyanamo_core.genomics.intervals import Locus
+from pyanamo_core.genomics.records import BGZF_EOF
 from pyanamo_core.genomics.trim import trim
 
 EXPECTED = DATA / "gatk-expected"
@@ -209,3 +210,18 @@ def test_the_hook_reads_the_qc_records_where_the_pilot_hands_over_no_figures(tmp
     record.write_text(json.dumps(call["figures"]["gvcfs"][0]))
     outputs[2]["path"] = str(record)
     assert "5 bases" in str(verify_outputs({"value": "c:1-100"}, outputs))
+
+
+def test_the_hook_looks_at_the_end_of_what_was_put() -> None:
+    # Given a nest whose figures are good, and a pilot that can read the end of its outputs
+    call, outputs = told()
+    asked: list[str] = []
+
+    def read_end(uri: str, count: int) -> bytes:
+        asked.append(uri)
+        return BGZF_EOF[-count:] if len(asked) == 1 else b"cut off in the middle of a..."
+
+    # Then the gVCF's own end decides
+    assert verify_outputs({**call, "read_end": read_end}, outputs) is None
+    assert "BGZF end" in str(verify_outputs({**call, "read_end": read_end}, outputs))
+    assert asked == [outputs[0]["uri"]] * 2
