@@ -107,6 +107,8 @@ class FakePilot:
             "shown": detail and detail.nests_shown,
             "not_shown": detail and detail.nests_not_shown,
         }
+        # The last word of one that Prefect holds up for too long and that ends itself.
+        print(json.dumps(self.told), flush=True)
         return code
 
 

@@ -326,7 +326,7 @@ class _Forward(http.server.BaseHTTPRequestHandler):
             while True:
                 for each in select.select([self.connection, server], [], [])[0]:
                     chunk = each.recv(65536)
-                    if not chunk:
+                    if not chunk or self.server.status:
                         return
                     (server if each is self.connection else self.connection).sendall(chunk)
 

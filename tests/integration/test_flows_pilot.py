@@ -14,6 +14,7 @@ from typing import Any
 import executor_suite
 import pytest
 from flows_support import Api, eventually
+from outage_support import Faulty
 from pyanamo_flows.server import PrefectServer, free_port
 
 SUPPORT = Path(__file__).parents[1] / "flows_support.py"
@@ -146,6 +147,28 @@ def test_what_a_pilot_raises_reaches_its_caller(server, api, start):
     code, told = ended(start(**plan))
     assert code == 1
     assert told["raised"] == "the pilot itself failed"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "status"),
+    [
+        pytest.param(5.0, 0, id="slow", marks=pytest.mark.chaos),
+        pytest.param(0.0, 429, id="429", marks=pytest.mark.chaos),
+        pytest.param(0.0, 500, id="500"),
+    ],
+)
+def test_an_api_that_goes_bad_in_mid_run_costs_only_the_window(server, api, start, seconds, status):
+    # Given a pilot that is registered and works
+    proxy = Faulty(server.api_url)
+    pilot = working(start(api_url=proxy.url, flow_run_id=api.root(), nests=12, seconds=0.1, detail="nest"))
+    # When the API then takes 5 s a call, or refuses each, until the pilot's end
+    proxy.seconds, proxy.status = seconds, status
+    code, told = ended(pilot)
+    # Then every nest ran once, and the process ended with the ledger's code, within the few seconds that Prefect gets
+    assert (code, told["ran"], told["twice"], told["code"]) == (0, 12, 0, 0)
+    assert told["flow_run_id"], "it was registered"
+    proxy.shutdown()
+    proxy.server_close()
 
 
 def test_a_server_that_hangs_in_mid_run_neither_stops_nests_nor_changes_the_exit_code(server, api, start):
