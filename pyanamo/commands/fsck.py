@@ -17,6 +17,7 @@ from pyanamo.render import Told, size, table
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from pyanamo_core.clock import SystemClock
     from pyanamo_core.ledger.fsck_walk import Checked, Fsck, Tally
     from pyanamo_core.report.objects import ObjectCheck, Stray
 
@@ -104,7 +105,7 @@ def fsck(
     if repair:
         what = f"Repair table {context.table_name}; rows that are left over of older epochs and definitions are removed"
         context.confirm(what, yes=yes)
-    check = Fsck(context.clients, context.table_name)
+    check = Fsck(context.clients, context.table_name, clock=_clock(context))
     gathered = _Gathered(limit)
     for one in check.walk(repair=repair, progress=_progress(context)):
         gathered.add(_found(one))
@@ -131,6 +132,25 @@ def fsck(
         next="pyanamo fsck --repair" if mendable and not repair else "",
         exit_code=FAULTS_LEFT if faults else 0,
     )
+
+
+def _clock(context: Context) -> SystemClock:
+    """This machine's clock, corrected by AWS's as a pilot's is: leases are measured by it.
+
+    Raises:
+        ClockOff: it is more than 60 s off.
+    """
+    from pyanamo_core.clock import SystemClock
+    from pyanamo_core.ledger.table import describe_table
+    from pyanamo_core.pilot.clock import OFFSET_SAMPLES, OffsetMeter
+
+    clock = SystemClock()
+    meter = OffsetMeter(clock)
+    meter.listen(context.clients.client("dynamodb"))
+    for _ in range(OFFSET_SAMPLES):
+        describe_table(context.clients, context.table_name)
+    meter.adjust()
+    return clock
 
 
 def _found(one: Checked) -> Found:

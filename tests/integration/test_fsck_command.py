@@ -5,14 +5,18 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import subprocess
-import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner, Result
 
+from pyanamo.commands.fsck import fsck
+from pyanamo.context import Context
+from pyanamo.main import app
 from pyanamo_core.aws import Clients
+from pyanamo_core.errors import ClockOff
 from pyanamo_core.ledger import Ledger, rows
 from pyanamo_core.ledger import expressions as x
 from pyanamo_core.ledger.table import create_table
@@ -57,10 +61,9 @@ class Place:
         self.ledger.finish(claim, nests_done=claim.item.nests)
         self.ledger.put_attempt(Attempt(item_id=claim.item_id, fence=claim.fence, cause=Cause.DONE, ended=1.8e9))
 
-    def types(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "pyanamo", "fsck", *arguments, "--table", self.name]
-        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
-        assert done.returncode == code, done.stdout + done.stderr
+    def types(self, *arguments: str, code: int = 0) -> Result:
+        done = CliRunner().invoke(app, ["fsck", *arguments, "--table", self.name])
+        assert done.exit_code == code, done.output
         return done
 
     def reads(self, *arguments: str, code: int = 0) -> dict[str, Any]:
@@ -183,8 +186,17 @@ def test_outputs_that_are_named_and_not_there_are_faults(place: Place) -> None:
 
 
 def test_a_table_that_is_not_there_is_exit_code_4(place: Place) -> None:
-    # Given no such table, when it is checked, then that is said and nothing is made
-    command = [sys.executable, "-m", "pyanamo", "fsck", "--table", "no-such-table"]
-    done = subprocess.run(command, cwd=place.folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 4
-    assert "no-such-table" in done.stderr
+    # Given no such table, when it is checked, then that is said
+    place.name = "no-such-table"
+    assert "no-such-table" in place.types(code=4).stderr
+
+
+def test_a_clock_that_is_off_checks_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a machine whose clock is two hours ahead: each lease would seem to be long over
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 7200)
+    # When the table is to be repaired, then that is refused, and the claim at work is left alone
+    context = Context(table=place.name, folder=place.folder, json=True)
+    with pytest.raises(ClockOff, match="7200 s off"):
+        fsck.__wrapped__(context, repair=True, yes=True)
+    assert place.ledger.item("B").owner == "p1"

@@ -22,7 +22,7 @@ OF_ITEMS = {
     "import", "retry", "reset", "edit", "extend", "redo", "cancel", "recover",
 }  # fmt: skip
 OF_RUNS = {"pilot", "version", "begin run", "mode", "watch", "release", "reserve", "settle", "end run"}
-NEVER_REFUSED = {"expire", "attempt", "version"}
+NEVER_REFUSED = {"attempt", "version", "release"}
 
 
 @pytest.fixture
