@@ -13,6 +13,7 @@ as having happened somewhere between its two lines; only what no order of the ca
     verified    what is recorded as done has run to its end under the same claim
     definition  a claim works with the definition of the last import or edit
     epoch       after a reset or an edit the epoch is a higher one
+    unasked     what is cancelled at the end was cancelled by a user who did not take it back
     unowned     a fence that was minted has an owner, unless its claim was never answered
     lost        every imported item is in the table, ended, not locked with a lease long over; what is done is complete
 """
@@ -364,6 +365,10 @@ def _lost(case: _Case, table: Table) -> Iterator[Violation]:
         yield case.broken("lost", f"it is locked under fence {item.fence} by a lease that is long over", *last)
     elif table.ended and item.state not in FINISHED:
         yield case.broken("lost", f"it is still {item.state}", *last)
+    if item.state is State.CANCELLED:
+        back = max((op.began for op in case.of(*AFRESH) if op.happened), default=-math.inf)
+        if not any(op.possible and op.ended > back for op in case.of("cancel")):
+            yield case.broken("unasked", "it is cancelled, but no user wanted that", *case.of("cancel", *AFRESH))
     rows = table.nests.get(case.item, {})
     for index, nest in rows.items():
         if nest.fence > item.fence:

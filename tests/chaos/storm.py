@@ -37,6 +37,8 @@ from pyanamo_core.aws import Clients
 from pyanamo_core.errors import MoveRefused, PyAnamoError
 from pyanamo_core.ledger import Ledger, open_ledger, rows
 from pyanamo_core.ledger import expressions as x
+from pyanamo_core.ledger.fsck import Weight, weight_of
+from pyanamo_core.ledger.fsck_walk import Fsck
 from pyanamo_core.ledger.table import create_table
 from pyanamo_core.local.dynamodb import DynamoDbLocal
 from pyanamo_core.model import Definition, Item, Nest, State
@@ -89,6 +91,8 @@ class Report:
     violations: list[Violation]
     states: Counter[str]
     expected_failures: int
+    faults: list[str] = field(default_factory=list)
+    """What fsck calls a fault in the final table."""
     figures: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -97,7 +101,7 @@ class Report:
         plan = self.plan
         return (
             f"storm: {plan.items} items × {len(VALUES)} nests, {plan.pilots} pilots × {plan.slots} slots:"
-            f" {len(self.violations)} violations; {states}; {told}"
+            f" {len(self.violations)} violations, {len(self.faults)} faults by fsck; {states}; {told}"
         )
 
 
@@ -125,8 +129,14 @@ def storm(plan: Plan, dynamodb: DynamoDbLocal, clients: Clients, table: str, fol
     histories = read_histories((folder / "history").glob("*.jsonl"))
     violations = check(histories, final)
     figures = _figures(plan, histories, fleet, proxy) | {"wall seconds": round(ended - imported)}
+    # Attempt rows are best effort: what they lack is left over, no fault.
+    walk = Fsck(clients, table, settle_seconds=0.0)
+    weighed = [(weight_of(each.finding.kind), str(each.finding)) for each in walk.walk()]
+    faults = [text for weight, text in weighed if weight is Weight.FAULT]
+    figures["fsck: rows, left over"] = f"{walk.tally.rows}, {walk.tally.open(Weight.LEFT_OVER)}"
     states = Counter(item.state.value for item in final.items.values())
-    return Report(plan, violations, states, len(range(plan.permanent // 2, plan.items, plan.permanent)), figures)
+    doomed = len(range(plan.permanent // 2, plan.items, plan.permanent))
+    return Report(plan, violations, states, doomed, faults, figures)
 
 
 def _table(plan: Plan, clients: Clients, table: str, folder: Path) -> Ledger:
@@ -168,7 +178,7 @@ class Fleet:
         self._plan, self._table, self._endpoint, self._folder = plan, table, endpoint, folder
         self._rng = random.Random(plan.seed + 1)
         self._history = History(folder / "history" / "harness.jsonl", "harness")
-        self._born = 0
+        self._born = self._aimed = 0
         self.living: set[str] = set()
         self.doomed: set[str] = set()
         self.frozen: dict[str, float] = {}
@@ -222,18 +232,18 @@ class Fleet:
             self._write(as_line(orders))
 
     def shoot(self) -> None:
-        """One of them, at random: half KILL, half TERM, and now and then one is frozen for up to two leases."""
+        """One of them, at random: half KILL, half TERM, and each seventh is frozen for up to two leases instead."""
         aims = sorted(self.living - self.doomed)
         if not aims:
             return
         name = self._rng.choice(aims)
-        dice = self._rng.random()
-        if dice < 0.15:
+        self._aimed += 1
+        if self._aimed % 7 == 4:
             if name not in self.frozen:
                 self.frozen[name] = time.monotonic() + self._rng.uniform(0.5, 2.0) * self._plan.lease_seconds
                 self._signal(name, signal.SIGSTOP)
             return
-        number = signal.SIGKILL if dice < 0.58 else signal.SIGTERM
+        number = self._rng.choice([signal.SIGKILL, signal.SIGTERM])
         if number == signal.SIGKILL or name not in self.frozen:
             self.doomed.add(name)
             self._signal(name, number)

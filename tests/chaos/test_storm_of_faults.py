@@ -44,6 +44,7 @@ def test_a_storm_over_ten_thousand_items_shows_no_violation(
     print(found)
     # Then no history shows a violation
     assert not found.violations, told(found.violations)
+    assert not found.faults, found.faults[:10]
     # And every item has ended: done, but for those that users cancelled or that nobody can do
     assert sum(found.states.values()) == ITEMS
     assert found.states["failed"] <= found.expected_failures

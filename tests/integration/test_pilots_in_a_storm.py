@@ -35,9 +35,10 @@ def test_a_short_storm_of_faults_loses_nothing_and_does_nothing_twice(
     print(found)
     # Then no history shows a violation, and every item has ended: done, but for what users cancelled or nobody can do
     assert not found.violations, told(found.violations)
+    assert not found.faults, found.faults[:10]
     assert sum(found.states.values()) == plan.items
     assert found.figures["killed"] + found.figures["told to end"] >= plan.kills
-    assert found.figures["self-heals"] > 0
+    assert min(found.figures[fault] for fault in ("frozen", "self-heals")) > 0
     assert found.states["failed"] <= found.expected_failures
     delete_table(dynamodb_clients, unique_name)
 

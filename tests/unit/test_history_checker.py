@@ -386,6 +386,15 @@ def test_a_done_item_whose_nests_are_not_and_a_nest_above_its_item_are_seen_in_t
     assert "nest fence" in verdict(claim(1, 1), item=Item(**told), nests={0: high})
 
 
+def test_an_item_that_is_cancelled_against_its_user_s_last_word_is_seen() -> None:
+    told = {"item_id": "i", "task_id": "T", "definition_hash": "h", "fence": 0, "state": State.CANCELLED}
+    retried = op("retry", 9, fence=0)
+    assert verdict(item=Item(**told)) == {"unasked"}
+    assert verdict(op("cancel", 5, fence=0), item=Item(**told)) == set()
+    assert verdict(op("cancel", 5, fence=0), retried, item=Item(**told)) == {"unasked"}
+    assert verdict(op("cancel", 5, UNKNOWN, took=900, fence=0), retried, item=Item(**told)) == set()
+
+
 # ------------------------------------------------------------------------------------------------------------- the file
 
 
