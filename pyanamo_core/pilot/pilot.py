@@ -16,10 +16,8 @@ import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Unfinished
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as version_of
 from typing import Any, Final
 
 from pyanamo_core.clock import SystemClock
@@ -29,9 +27,10 @@ from pyanamo_core.pilot.candidates import Candidates
 from pyanamo_core.pilot.clock import OFFSET_SAMPLES, Learner, OffsetMeter, WallTimeKeeper
 from pyanamo_core.pilot.desk import Batch, Desk, Facts, close_books
 from pyanamo_core.pilot.drain import Metadata, Signals, SpotWatch, metadata_of
-from pyanamo_core.pilot.environment import Setting
 from pyanamo_core.pilot.executor import DaemonPool, ThreadExecutor
 from pyanamo_core.pilot.floor import Floor, Job
+from pyanamo_core.pilot.furnish import furnish
+from pyanamo_core.pilot.host import Instance, instance_of, own_version, parts_of
 from pyanamo_core.pilot.lease import Leases
 from pyanamo_core.pilot.leaving import FirstFailures, Leaving, Order, meaning_of_signal
 from pyanamo_core.pilot.logs import LogShipper
@@ -39,14 +38,12 @@ from pyanamo_core.pilot.loop import Loop
 from pyanamo_core.pilot.nest import Bench
 from pyanamo_core.pilot.observer import GuardedObserver, NullObserver
 from pyanamo_core.pilot.options import PilotOptions
-from pyanamo_core.pilot.outputs import load_hook
-from pyanamo_core.pilot.patience import S3_SECONDS
 from pyanamo_core.pilot.scheduler import Board
 from pyanamo_core.pilot.scratch import Scratch, sweep
 from pyanamo_core.pilot.verdict import SET_UP_CODE, TRY_AGAIN_CODE
-from pyanamo_core.pilot.vitals import Vitals, container_memory_mb
+from pyanamo_core.pilot.vitals import Vitals
 from pyanamo_core.protocols import Clock, Executor, Ledger, Observer
-from pyanamo_core.staging import default_root, stage
+from pyanamo_core.staging import default_root
 from pyanamo_core.workflow import Workflow
 
 STAYING_INDEX: Final = 2
@@ -57,15 +54,6 @@ LOOPS_PER_JITTER_SECOND: Final = 200.0
 _POLL_SECONDS: Final = 0.1
 
 _log = logging.getLogger("pyanamo.pilot")
-
-
-@dataclass(frozen=True)
-class Instance:
-    """The host: instance id or host name, instance type, lifecycle (`spot`, `on-demand`)."""
-
-    host: str
-    kind: str = ""
-    lifecycle: str = ""
 
 
 class Pilot:
@@ -311,23 +299,12 @@ class Pilot:
             version, workflow = self._ledger.workflow(self.run.workflow_version if self.run else None)
         self._version, self._workflow = version, workflow
         self.slots = self._items * self._nests
-        if self.run and self.run.min_pilot and _parts(self.run.min_pilot) > _parts(own_version()):
+        if self.run and self.run.min_pilot and parts_of(self.run.min_pilot) > parts_of(own_version()):
             raise PilotTooOld(run_id=run_id, needed=self.run.min_pilot, found=own_version())
-        self._know_host()
+        if self._metadata is not None:
+            self._instance = instance_of(self._metadata, self._instance)
         self._check_clock()
         self._ledger.put_pilot(self.record)
-
-    def _know_host(self) -> None:
-        if self._metadata is None:
-            return
-        try:
-            self._instance = Instance(
-                self._metadata.get("instance-id") or self.options.host,
-                self._metadata.get("instance-type") or "",
-                self._metadata.get("instance-life-cycle") or "",
-            )
-        except OSError as error:
-            _log.info("no instance metadata: %s", error)
 
     def _check_clock(self) -> None:
         if self._meter is None or self._clients is None or self._ledger is None or not self._meter.samples:
@@ -349,42 +326,22 @@ class Pilot:
         if short := vitals.short_of_disk():
             raise HostFault(reason=short)
         self._vitals = vitals
-        staged = stage(workflow, self._clients, root=options.staging, scripts=options.scripts)
-        results = options.results_prefix(workflow)
-        memory_mb = max(1, container_memory_mb(workflow.memory_mb) // self.slots)
-        try:
-            hook = load_hook(workflow.verify, staged.pipeline)
-        except Exception as error:
-            raise SetUpError(reason=f"the verify hook {workflow.verify} cannot be loaded: {error}") from error
-        setting = Setting(
-            workflow=workflow,
-            table=options.table,
-            run_id=options.run_id,
-            results=results,
-            pipeline=staged.pipeline,
-            references=staged.references,
-            host=self._environ,
-            memory_mb=memory_mb,
-            cpus=max(1, int(workflow.vcpus / self.slots)),
-        )
-        bench = Bench(
-            setting=setting,
+        bench = furnish(
+            workflow,
+            options,
+            self._clients,
             scratch=self._scratch.path,
+            slots=self.slots,
+            environ=self._environ,
             clock=self._clock,
-            s3=lambda: self._clients.client("s3"),
-            hook=hook,
-            deadline_seconds=workflow.nest_time_seconds,
-            s3_seconds=S3_SECONDS,
-            silence_seconds=workflow.nest_silence_seconds,
-            keep=options.scratch_root / "kept" if workflow.keep_work_on_failure else None,
         )
-        self._loop = self._make_loop(bench, results, memory_mb, vitals)
+        self._loop = self._make_loop(bench, vitals)
 
-    def _make_loop(self, bench: Bench, results: str, memory_mb: int, vitals: Vitals) -> Loop:
+    def _make_loop(self, bench: Bench, vitals: Vitals) -> Loop:
         workflow, ledger, clock, inbox = self.workflow, self._ledger, self._clock, self._inbox
         if ledger is None:
             raise RuntimeError("the ledger is not open")
-        timing = workflow.timing
+        timing, memory_mb = workflow.timing, bench.setting.memory_mb
         # The table may have more shards than this version asks for: readers walk them all.
         shards: int = max(workflow.shard_count, getattr(getattr(ledger, "rules", None), "shards", 0))
         self._leases = Leases(
@@ -410,7 +367,7 @@ class Pilot:
             instance_type=self._instance.kind,
             lifecycle=self._instance.lifecycle,
         )
-        shipper = LogShipper(self._clients, workflow, self.options.table, self.pilot_id, results)
+        shipper = LogShipper(self._clients, workflow, self.options.table, self.pilot_id, bench.setting.results)
         s3 = None if self._clients is None else lambda: self._clients.client("s3")
         self._desk = Desk(ledger, clock, candidates, self._leases, shipper, facts, s3)
         learner = Learner()
@@ -546,15 +503,3 @@ class Pilot:
         until = self._clock.monotonic() + seconds
         while self._clock.monotonic() < until and self._signals.received is None:
             self._clock.sleep(_POLL_SECONDS)
-
-
-def own_version() -> str:
-    """The version of this PyAnamo; "0" where it is not installed."""
-    try:
-        return version_of("pyanamo")
-    except PackageNotFoundError:
-        return "0"
-
-
-def _parts(version: str) -> tuple[int, ...]:
-    return tuple(int("".join(c for c in part if c.isdigit()) or 0) for part in version.split(".")[:3])

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from pilot_support import World, eventually, make_workflow
 
+import pyanamo_core.pilot.furnish as furnish_module
 import pyanamo_core.pilot.loop as loop_module
 import pyanamo_core.pilot.nest as nest_module
 import pyanamo_core.pilot.pilot as pilot_module
@@ -190,7 +191,7 @@ def test_a_term_while_staging_ends_the_pilot_before_any_claim(world: World, monk
         staging.set()
         never.wait(300)
 
-    monkeypatch.setattr(pilot_module, "stage", slow)
+    monkeypatch.setattr(furnish_module, "stage", slow)
     world.add("a", "seq", "1")
     when(staging.is_set, term())
 
@@ -486,7 +487,7 @@ def test_a_notice_that_comes_while_staging_lets_a_pilot_claim_nothing(
         staging.set()
         never.wait(300)
 
-    monkeypatch.setattr(pilot_module, "stage", slow)
+    monkeypatch.setattr(furnish_module, "stage", slow)
     world.add("a", "seq", "1")
 
     def notice() -> None:

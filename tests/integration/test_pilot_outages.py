@@ -15,8 +15,8 @@ from botocore.exceptions import EndpointConnectionError
 from pilot_support import World, eventually, make_workflow
 
 import pyanamo_core.pilot.desk as desk_module
+import pyanamo_core.pilot.furnish as furnish_module
 import pyanamo_core.pilot.patience as patience_module
-import pyanamo_core.pilot.pilot as pilot_module
 from pyanamo_core.model import Cause, Mode, State
 
 
@@ -66,7 +66,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     monkeypatch.setattr(patience_module, "PAUSE_SECONDS", (0.05, 0.1))
 
     def seconds(patience: float) -> None:
-        monkeypatch.setattr(pilot_module, "S3_SECONDS", patience)
+        monkeypatch.setattr(furnish_module, "S3_SECONDS", patience)
         monkeypatch.setattr(desk_module, "S3_SECONDS", patience)
         monkeypatch.setattr(desk_module, "LOG_SECONDS", patience)
 
