@@ -945,6 +945,36 @@ def test_pilots_are_listed_by_run_and_by_their_last_beat(ledger: Ledger, clock: 
     assert ledger.pilot("p-3") is None
 
 
+def test_a_pilots_last_row_stands_although_an_earlier_beat_arrives_later(ledger: Ledger, clock: FakeClock) -> None:
+    # Given a pilot that has told its end, with all its claims
+    beat = PilotRecord(pilot_id="p", run_id="r", started=clock.now(), last_beat=clock.now(), claims=1, holding=("a",))
+    last = beat.model_copy(update={"claims": 5, "ended": clock.now() + 9, "exit_code": 0, "holding": ()})
+    ledger.put_pilot(beat)
+    ledger.put_pilot(last)
+    # When a beat that was on its way arrives
+    ledger.put_pilot(beat)
+    # Then the last row stands
+    assert ledger.pilot("p") == last
+
+
+def test_finished_items_are_counted_since_a_time(ledger: Ledger, clock: FakeClock) -> None:
+    for name in "abc":
+        imported(ledger, name, SEQ)
+    ledger.fail(claimed(ledger, "a"), Cause.PERMANENT, "")
+    clock.move(100)
+    middle = clock.now()
+    ledger.fail(claimed(ledger, "b"), Cause.PERMANENT, "")
+    clock.move(10)
+    ledger.fail(claimed(ledger, "c"), Cause.PERMANENT, "")
+    assert [ledger.count(State.FAILED, since=each) for each in (0.0, middle, clock.now(), clock.now() + 1)] == [
+        3,
+        2,
+        1,
+        0,
+    ]
+    assert ledger.count(State.FAILED, since=middle, bound=1) == 1
+
+
 # -------------------------------------------------------------------------------------------- counting and candidates
 
 

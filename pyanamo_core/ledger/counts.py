@@ -88,13 +88,16 @@ class Counting(LedgerBase):
     def put_pilot(self, record: PilotRecord) -> None:
         """Write a pilot's row: absolute figures that only the pilot itself writes. TTL removes it after 30 days.
 
+        A row that tells the pilot's end stays: a beat that was on its way for long comes too late.
+
         Raises:
             BadInput: the id is longer than 64 bytes.
             OutcomeUnknown: nothing answered.
         """
         rows.check_owner("Pilot", record.pilot_id)
         self._store.check()
-        self._put(rows.pilot_row(record, self.rules.shards), "", {}, until=self._clock.monotonic())
+        condition = x.PILOT_NOT_ENDED if record.ended is None else ""
+        self._put(rows.pilot_row(record, self.rules.shards), condition, {}, until=self._clock.monotonic())
 
     def pilot(self, pilot_id: str) -> PilotRecord | None:
         row = self._store.get(x.pilot_hash(pilot_id), x.PILOT_ROW)

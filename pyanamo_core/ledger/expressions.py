@@ -293,6 +293,7 @@ RESERVE: Final = f"{WATCH_MINE} AND attribute_not_exists(submissions.{{sequence}
 SETTLE: Final = "attribute_exists(submissions.{sequence})"
 SETTLE_FAILED: Final = "submissions.{sequence} = :reserved"
 RUN_EXISTS: Final = "attribute_exists(itemID)"
+PILOT_NOT_ENDED: Final = "attribute_not_exists(ended)"
 RUN_LIVE: Final = "attribute_exists(itemID) AND attribute_not_exists(ended)"
 RUN_WITHDRAW: Final = "token = :token AND watcher_fence = :zero"
 

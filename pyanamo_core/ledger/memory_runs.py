@@ -68,7 +68,9 @@ class MemoryRuns:
     def put_pilot(self, record: PilotRecord) -> None:
         rows.check_owner("Pilot", record.pilot_id)
         with self._lock:
-            self._pilots[record.pilot_id] = record
+            known = self._pilots.get(record.pilot_id)
+            if record.ended is not None or known is None or known.ended is None:
+                self._pilots[record.pilot_id] = record
 
     def pilot(self, pilot_id: str) -> PilotRecord | None:
         with self._lock:
