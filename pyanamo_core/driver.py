@@ -35,7 +35,7 @@ from pyanamo_core.fleet.batch import Batch
 from pyanamo_core.fleet.explain import Finding, findings, look
 from pyanamo_core.fleet.plan import DUE_SOON_SECONDS
 from pyanamo_core.fleet.progress import Outcome, Progress
-from pyanamo_core.fleet.recover import find_gone, owners_of, take_back
+from pyanamo_core.fleet.recover import Memory, TakenBack, find_gone, owners_of, take_back
 from pyanamo_core.fleet.submit import Patience
 from pyanamo_core.fleet.watch import Watch
 from pyanamo_core.model import Limits, Mode, Run, State
@@ -391,7 +391,7 @@ def recover(clients: Clients, ledger: Ledger, *, clock: Clock | None = None) -> 
     now = (clock or SystemClock()).now()
     locked = list(ledger.items(State.LOCKED))
     gone = find_gone(Batch(clients), owners_of(ledger, locked))
-    taken = take_back(ledger, gone, locked)
+    taken = take_back(ledger, gone, Memory.of(ledger.workflow()[1]), locked) if gone else TakenBack()
     return RecoverReport(
         locked=len(locked),
         gone=tuple(sorted(gone)),

@@ -370,13 +370,21 @@ class Items(Both):
         item = self.an_item(data, State.LOCKED, State.TODO)
         self.both("cancel", lambda ledger: ledger.cancel(item))
 
-    @rule(data=st.data(), ago=st.sampled_from([10, 70]), owner=st.sampled_from(["", "", "p3"]))
-    def recover(self, data: Any, ago: int, owner: str) -> None:
+    @rule(
+        data=st.data(),
+        ago=st.sampled_from([70, 70, 70, 10]),
+        owner=st.sampled_from(["", "", "", "", "p3"]),
+        memory=st.sampled_from([None, None, 1.0, 1.5]),
+    )
+    def recover(self, data: Any, ago: int, owner: str, memory: float | None) -> None:
         self.a_claim(data)
         item = self.an_item(data, State.LOCKED)
         if owner:
             item = item.model_copy(update={"owner": owner})
-        self.both("recover", lambda ledger: ledger.recover(item, ended_at=self.clock.now() - ago))
+        self.both(
+            "recover",
+            lambda ledger: ledger.recover(item, ended_at=self.clock.now() - ago, memory_factor=memory, message="m"),
+        )
 
     # ----------------------------------------------------------------------------------------------------- read all
 

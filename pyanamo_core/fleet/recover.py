@@ -7,6 +7,7 @@ terminated, time-out) is joined into the attempt rows of those items.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -16,6 +17,7 @@ from pyanamo_core.fleet.batch import Attempt as BatchAttempt
 from pyanamo_core.fleet.batch import Batch, Job
 from pyanamo_core.model import Attempt, Cause, Item, PilotRecord, State
 from pyanamo_core.protocols import Ledger
+from pyanamo_core.workflow import Workflow
 
 EVIDENCE_BYTES: Final = 120
 
@@ -128,7 +130,28 @@ def owners_of(ledger: Ledger, locked: Iterable[Item]) -> list[PilotRecord]:
     return list(records.values())
 
 
-def take_back(ledger: Ledger, gone: Mapping[str, Gone], locked: Iterable[Item] | None = None) -> TakenBack:
+@dataclass(frozen=True)
+class Memory:
+    """How memory grows after a container ran out of it: by this factor, up to all of the container (shares of a slot)."""
+
+    growth: float
+    most: float
+    container_mb: int
+
+    @classmethod
+    def of(cls, workflow: Workflow) -> Memory:
+        return cls(workflow.budgets.memory_growth, float(workflow.slots), workflow.memory_mb)
+
+    def after(self, factor: float) -> tuple[float, str]:
+        """What an item gets that had so much, and the message that says why."""
+        more = max(factor, min(factor * self.growth, self.most))
+        told = "its container ran out of memory"
+        return more, told if more > factor else f"needs ≥ {math.ceil(self.container_mb * self.growth)} MB: {told}"
+
+
+def take_back(
+    ledger: Ledger, gone: Mapping[str, Gone], memory: Memory, locked: Iterable[Item] | None = None
+) -> TakenBack:
     """Take back what gone pilots hold, and write Batch's cause into the attempt rows.
 
     The ledger guards each move by the owner and fence that were seen, so that an item that somebody else has claimed by
@@ -136,6 +159,7 @@ def take_back(ledger: Ledger, gone: Mapping[str, Gone], locked: Iterable[Item] |
 
     Args:
         gone: by pilot id.
+        memory: for items whose container ran out of it: Batch's word counts as a try, and they get more.
         locked: the locked items, if they have been read; a pilot's row alone names what it held at its last beat only.
     """
     if not gone:
@@ -148,7 +172,11 @@ def take_back(ledger: Ledger, gone: Mapping[str, Gone], locked: Iterable[Item] |
             continue
         touched[item.owner].add(item.item_id)
         try:
-            ledger.recover(item, ended_at=gone[item.owner].ended_at)
+            if gone[item.owner].cause is Cause.OUT_OF_MEMORY:
+                factor, told = memory.after(item.memory_factor)
+                ledger.recover(item, ended_at=gone[item.owner].ended_at, memory_factor=factor, message=told)
+            else:
+                ledger.recover(item, ended_at=gone[item.owner].ended_at)
         except (MoveRefused, LeaseLost, ItemMissing) as error:
             refused[item.item_id] = str(error)
         else:

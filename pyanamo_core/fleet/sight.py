@@ -12,7 +12,7 @@ from typing import Final
 
 from pyanamo_core.fleet import explain, plan
 from pyanamo_core.fleet.batch import STARTED, Batch, Job
-from pyanamo_core.fleet.recover import Gone, find_gone, take_back
+from pyanamo_core.fleet.recover import Gone, Memory, find_gone, take_back
 from pyanamo_core.fleet.submit import Patience
 from pyanamo_core.model import Counts, PilotRecord, Run
 from pyanamo_core.protocols import Clock, Ledger
@@ -40,6 +40,7 @@ class Sight:
         self._ledger, self._batch, self._clock = ledger, batch, clock
         self._timing, self._patience = workflow.timing, patience
         self._recover_seconds = workflow.rules.recover_seconds
+        self._memory = Memory.of(workflow)
         self.jobs: dict[str, Job] = {}
         self.missing: set[str] = set()
         self.pilots = plan.Pilots()
@@ -189,7 +190,7 @@ class Sight:
         }
         if not due:
             return
-        taken = take_back(self._ledger, due)
+        taken = take_back(self._ledger, due, self._memory)
         self._settled_pilots |= set(due)
         self._gone = {pilot_id: one for pilot_id, one in self._gone.items() if pilot_id not in due}
         if taken.items:

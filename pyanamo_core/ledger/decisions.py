@@ -495,14 +495,36 @@ def cancel(item: Item, *, token: str, now: float) -> Item:
     )
 
 
-def recover(item: Item, *, seen: Item, token: str, now: float, rules: Rules, ended_at: float) -> Item:
-    """Locked, fence and owner as seen, its Batch attempt over for `recover_seconds` → as if handed back by the dead pilot, fence + 1."""
+def recover(
+    item: Item,
+    *,
+    seen: Item,
+    token: str,
+    now: float,
+    rules: Rules,
+    ended_at: float,
+    memory_factor: float | None = None,
+    message: str = "",
+) -> Item:
+    """Locked, fence and owner as seen, its Batch attempt over for `recover_seconds` → as if handed back by the dead pilot, fence + 1.
+
+    With `memory_factor` the container ran out of memory: the try counts, and the next one has that much; failed if that is
+    no more than it had, or no try is left.
+    """
     _legal(item, Move.RECOVER)
     _as_seen(item, seen)
     if item.owner != seen.owner:
         raise Refusal(f"its pilot is {item.owner}, not {seen.owner}")
     if now - ended_at <= rules.recover_seconds:
         raise Refusal(f"its Batch attempt ended only {max(0.0, now - ended_at):.0f} s ago")
+    if memory_factor is not None and not item.cancelled:
+        after = item.model_copy(
+            update=_let_go(item, token, Cause.OUT_OF_MEMORY, message)
+            | {"state": State.TODO, "fence": item.fence + 1, "memory_factor": round(memory_factor, 3)}
+        )
+        if after.memory_factor > item.memory_factor and item.tries < rules.max_tries:
+            return after
+        return after.model_copy(update={"state": State.FAILED, "finished_at": now})
     return _returned(
         item,
         token=token,

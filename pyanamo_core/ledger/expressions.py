@@ -367,7 +367,7 @@ WRITES: Final[dict[str, tuple[str, ...]]] = {
     "redo": (*_LEAVES, "fence", "nests_done", "nests_failed", "locked_at", "finished_at"),
     "cancel": ("state", "cause", "message", "cancelled", "finished_at"),
     "mark": ("cancelled",),
-    "recover": (*_LEAVES, "fence", "locked_at", "finished_at"),
+    "recover": (*_LEAVES, "fence", "memory_factor", "locked_at", "finished_at"),
 }
 """Which fields each move writes, as absolute values; a field that is unset then is removed. Index keys follow the state."""
 

@@ -251,12 +251,14 @@ class UserMoves(NestRows):
             Move.CANCEL, item, lambda row, token: decisions.cancel(row, token=token, now=self._now()), say
         )
 
-    def recover(self, item: Item, *, ended_at: float) -> Item:
+    def recover(self, item: Item, *, ended_at: float, memory_factor: float | None = None, message: str = "") -> Item:
         """Take back the item of a pilot whose Batch attempt ended, without waiting for its lease.
 
         Args:
             item: as seen; its fence and owner must still stand.
-            ended_at: when the attempt ended (seconds since 1970); refused within 60 s.
+            ended_at: when the attempt ended (seconds since 1970); refused within `rules.recover_seconds`.
+            memory_factor: what the item shall have now, if the container ran out of memory; the try then counts.
+            message: what is then said of it.
 
         Raises:
             MoveRefused, OutcomeUnknown.
@@ -269,7 +271,14 @@ class UserMoves(NestRows):
             Move.RECOVER,
             item,
             lambda row, token: decisions.recover(
-                row, seen=item, token=token, now=self._now(), rules=self.rules, ended_at=ended_at
+                row,
+                seen=item,
+                token=token,
+                now=self._now(),
+                rules=self.rules,
+                ended_at=ended_at,
+                memory_factor=memory_factor,
+                message=message,
             ),
             say,
         )

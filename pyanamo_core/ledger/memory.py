@@ -193,9 +193,18 @@ class MemoryLedger(MemoryRuns):
             Move.CANCEL, item.item_id, lambda row, token: decisions.cancel(row, token=token, now=self._now())
         )
 
-    def recover(self, item: Item, *, ended_at: float) -> Item:
+    def recover(self, item: Item, *, ended_at: float, memory_factor: float | None = None, message: str = "") -> Item:
         def decide(row: Item, token: str) -> Item:
-            return decisions.recover(row, seen=item, token=token, now=self._now(), rules=self.rules, ended_at=ended_at)
+            return decisions.recover(
+                row,
+                seen=item,
+                token=token,
+                now=self._now(),
+                rules=self.rules,
+                ended_at=ended_at,
+                memory_factor=memory_factor,
+                message=message,
+            )
 
         after = self._move(Move.RECOVER, item.item_id, decide)
         self._mark_lost(item.item_id, item.fence, "its Batch attempt is over")

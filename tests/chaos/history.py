@@ -285,8 +285,9 @@ class LoggedLedger:
     def cancel(self, item: Item) -> Item:
         return self._user("cancel", item, lambda: self._ledger.cancel(item))
 
-    def recover(self, item: Item, *, ended_at: float) -> Item:
-        return self._user("recover", item, lambda: self._ledger.recover(item, ended_at=ended_at))
+    def recover(self, item: Item, *, ended_at: float, memory_factor: float | None = None, message: str = "") -> Item:
+        told: dict[str, Any] = {"ended_at": ended_at, "memory_factor": memory_factor, "message": message}
+        return self._user("recover", item, lambda: self._ledger.recover(item, **told))
 
     def _user(self, kind: str, item: Item, move: Callable[[], Item], **told: Any) -> Item:
         with self._call(kind, item.item_id, seen=item.fence, **told) as answer:

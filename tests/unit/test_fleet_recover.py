@@ -68,7 +68,7 @@ def crashed(scene: Scene, *, attempt: int = 1) -> None:
 
 def test_the_watcher_takes_back_what_a_dead_pilot_held_and_tells_why_it_died():
     # Given a pilot that Batch has seen running out of memory
-    scene = Scene(items=4, pilots=2)
+    scene = Scene(items=4, pilots=2, items_per_pilot=2)
     watch = scene.watch()
     scene.polls(watch)
     scene.batch.job().set("RUNNING")
@@ -79,11 +79,29 @@ def test_the_watcher_takes_back_what_a_dead_pilot_held_and_tells_why_it_died():
     assert scene.ledger.item("i0").state is State.LOCKED
     # When it has (18 s; the lease would have lasted for three minutes), then the item is to do again
     scene.polls(watch, 2)
-    assert scene.ledger.item("i0").state is State.TODO
+    item = scene.ledger.item("i0")
+    assert item.state is State.TODO
+    # And has more memory the next time, the try being counted
+    assert (item.cause, item.memory_factor, item.tries, item.interruptions) == (Cause.OUT_OF_MEMORY, 1.5, 1, 0)
     # And its attempt says what only Batch knew
     (attempt,) = scene.ledger.attempts("i0")
     assert attempt.cause is Cause.OUT_OF_MEMORY
     assert attempt.evidence.startswith("OutOfMemoryError")
+
+
+def test_an_item_whose_container_ran_out_of_memory_fails_where_a_pilot_has_no_more_to_give():
+    # Given pilots that give one item all that they have
+    scene = Scene(items=2, pilots=2)
+    watch = scene.watch()
+    scene.polls(watch)
+    crashed(scene)
+    scene.batch.job().fail(0, exit_code=137, reason=OOM, at=scene.clock.now())
+    # When the watcher takes its item back
+    scene.polls(watch, 4)
+    # Then it has failed, and says what it needs
+    item = scene.ledger.item("i0")
+    assert (item.state, item.cause) == (State.FAILED, Cause.OUT_OF_MEMORY)
+    assert item.message == "needs ≥ 3072 MB: its container ran out of memory"
 
 
 def test_an_item_that_somebody_else_claimed_by_now_is_left_alone():
