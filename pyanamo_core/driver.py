@@ -16,8 +16,8 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pyanamo_core.aws import Clients, code_of, explain, is_aws_error
 from pyanamo_core.clock import SystemClock
@@ -32,13 +32,14 @@ from pyanamo_core.errors import (
     WorkflowMissing,
 )
 from pyanamo_core.fleet.batch import Batch
+from pyanamo_core.fleet.cancel import CANCEL_WAIT_SECONDS, cancel
 from pyanamo_core.fleet.explain import Finding, findings, look
 from pyanamo_core.fleet.plan import DUE_SOON_SECONDS
 from pyanamo_core.fleet.progress import Outcome, Progress
-from pyanamo_core.fleet.recover import Memory, TakenBack, find_gone, owners_of, take_back
+from pyanamo_core.fleet.recover import RecoverReport, recover
 from pyanamo_core.fleet.submit import Patience
 from pyanamo_core.fleet.watch import Watch
-from pyanamo_core.model import Limits, Mode, Run, State
+from pyanamo_core.model import Limits, Mode, Run
 from pyanamo_core.protocols import Clock, Ledger
 from pyanamo_core.revision import check_revision
 from pyanamo_core.scripts import publish_scripts
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from pyanamo_core.sheet import Sheet
 
 __all__ = [
+    "CANCEL_WAIT_SECONDS",
     "Finding",
     "Outcome",
     "Patience",
@@ -69,10 +71,6 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-CANCEL_WAIT_SECONDS: Final = 45.0
-"""Batch gives a terminated pilot 30 s."""
-CANCEL_POLL_SECONDS: Final = 1.0
-
 
 @dataclass(frozen=True)
 class Provisioned:
@@ -83,24 +81,6 @@ class Provisioned:
     """Was the table made now?"""
     version: int
     """Of the workflow, in the table."""
-
-
-@dataclass(frozen=True)
-class RecoverReport:
-    """What `recover` did."""
-
-    locked: int
-    """Items that were locked."""
-    gone: tuple[str, ...] = ()
-    """Pilots that Batch says are gone."""
-    items: tuple[str, ...] = ()
-    """Items taken back."""
-    refused: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Items left alone by the ledger, and why."""
-    joined: int = 0
-    """Attempt rows that got Batch's cause."""
-    unwatched: tuple[str, ...] = ()
-    """Live runs that nobody watches."""
 
 
 def watcher_name() -> str:
@@ -321,85 +301,6 @@ def drain(ledger: Ledger, run_id: str, reason: str = "", *, finish: bool = False
     if standing.ended is not None:
         raise RunConflict(run_id=run_id, reason=f"it has ended ({standing.outcome})")
     return ledger.set_mode(run_id, Mode.DRAIN, reason, hand_back=not finish)
-
-
-def cancel(
-    clients: Clients,
-    ledger: Ledger,
-    run_id: str,
-    reason: str = "",
-    *,
-    wait_seconds: float = CANCEL_WAIT_SECONDS,
-    clock: Clock | None = None,
-    patience: Patience | None = None,
-) -> Run:
-    """Stop a run's pilots at once: they hand back what they hold; items are left as they are.
-
-    First the run's mode, which pilots and watchers obey by themselves, then TerminateJob for each of its jobs, those that
-    were reserved and never settled included, by their names. Can be repeated, and from several places at a time.
-
-    Args:
-        wait_seconds: how long to wait for the jobs' end; the run's row is ended with them. 0 does not wait.
-
-    Raises:
-        RunMissing: there is no such run.
-    """
-    time = clock or SystemClock()
-    wanted = patience or Patience()
-    standing = ledger.run(run_id)
-    if standing.ended is not None:
-        return standing
-    ledger.set_mode(run_id, Mode.CANCEL, reason)
-    batch = Batch(clients)
-    began = time.monotonic()
-    asked: set[str] = set()
-    absent: dict[str, int] = {}
-    looks = 0
-    while True:
-        standing = ledger.run(run_id)
-        if standing.ended is not None:
-            return standing
-        unsettled = [each for each in standing.submissions if each.outcome == "reserved"]
-        job_ids = [each.job_id for each in standing.submissions if each.job_id]
-        job_ids += [found.job_id for each in unsettled for found in batch.find(each.name, each.queue)]
-        looks += 1
-        jobs = batch.describe(job_ids)
-        left = False
-        for job_id in job_ids:
-            job = jobs.get(job_id)
-            if job is not None and job.ended:
-                continue
-            if job_id not in asked:
-                batch.terminate(job_id, reason or "the run was cancelled")
-                asked.add(job_id)
-            absent[job_id] = absent.get(job_id, 0) + 1 if job is None else 0
-            left = left or absent[job_id] < wanted.missing_polls
-        # Nobody submits later than the window after a reservation, and whoever does so after this reads the mode first.
-        may_come = any(time.now() < each.reserved_at + wanted.window_seconds for each in unsettled)
-        if not left and not may_come and (not unsettled or looks >= wanted.look_polls):
-            return ledger.end_run(run_id, "cancelled", standing.reason)
-        if time.monotonic() - began >= wait_seconds:
-            return standing
-        time.sleep(CANCEL_POLL_SECONDS)
-
-
-def recover(clients: Clients, ledger: Ledger, *, clock: Clock | None = None) -> RecoverReport:
-    """Take back at once the items of pilots that Batch says are gone, and name the live runs that nobody watches.
-
-    Asks Batch only about pilots that hold an item, 100 a call. What Batch does not know comes back by its lease.
-    """
-    now = (clock or SystemClock()).now()
-    locked = list(ledger.items(State.LOCKED))
-    gone = find_gone(Batch(clients), owners_of(ledger, locked))
-    taken = take_back(ledger, gone, Memory.of(ledger.workflow()[1]), locked) if gone else TakenBack()
-    return RecoverReport(
-        locked=len(locked),
-        gone=tuple(sorted(gone)),
-        items=taken.items,
-        refused=taken.refused,
-        joined=taken.joined,
-        unwatched=tuple(run.run_id for run in ledger.live_runs() if run.watcher_lease_end <= now),
-    )
 
 
 def explain_run(clients: Clients, ledger: Ledger, run_id: str, workflow: Workflow) -> list[Finding]:

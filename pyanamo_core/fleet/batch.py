@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from pyanamo_core.aws import Clients, code_of, explain, explained, is_aws_error, unanswered
@@ -23,6 +22,18 @@ from pyanamo_core.errors import (
     SubmitThrottled,
     SubmitUnknown,
 )
+from pyanamo_core.fleet.jobs import (
+    REASON,
+    Definition,
+    Environment,
+    Found,
+    Job,
+    Queue,
+    definition_of,
+    environment_of,
+    found_of,
+    job_of,
+)
 
 DESCRIBE_MAX: Final = 100
 """Ids that one DescribeJobs takes."""
@@ -32,10 +43,6 @@ CHILDREN_PAGES: Final = 5
 """ListJobs calls that this may take at most."""
 OVERRIDES_MAX_BYTES: Final = 8192
 """Batch's limit of containerOverrides."""
-
-WAITING: Final = ("SUBMITTED", "PENDING", "RUNNABLE")
-STARTED: Final = ("STARTING", "RUNNING")
-ENDED: Final = ("SUCCEEDED", "FAILED")
 
 THROTTLED: Final = frozenset(
     {"TooManyRequestsException", "ThrottlingException", "Throttling", "RequestLimitExceeded", "RequestThrottled", "429"}
@@ -51,119 +58,6 @@ RETRY: Final[dict[str, Any]] = {
     ],
 }
 """The retry rules: only what says nothing against the pilot is started again, by Batch itself, on another host."""
-
-REASON: Final = "PyAnamo: "
-"""How the reasons begin that we give Batch for a cancelled or terminated job."""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """An attempt of a job that has ended (seconds since 1970)."""
-
-    started: float
-    ended: float
-    exit_code: int | None
-    reason: str
-    """Of the container, e.g. `OutOfMemoryError: Container killed due to memory usage`."""
-    status_reason: str
-    """Of the attempt, e.g. `Host EC2 (instance i-0123) terminated.`"""
-    host: str
-    log_stream: str
-
-    @property
-    def told(self) -> str:
-        """In one line, for people."""
-        code = "" if self.exit_code is None else f"exit code {self.exit_code}"
-        return "; ".join(part for part in (self.reason, code, self.status_reason) if part) or "no reason given"
-
-
-@dataclass(frozen=True)
-class Job:
-    """A parent, a child or a plain job, as DescribeJobs tells it."""
-
-    job_id: str
-    name: str
-    status: str
-    status_reason: str = ""
-    size: int = 1
-    index: int | None = None
-    summary: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Children by status; of a plain job or a child itself."""
-    created: float = 0.0
-    stopped: float | None = None
-    attempts: tuple[Attempt, ...] = ()
-    ended_by_us: bool = False
-    """Cancelled or terminated on request."""
-    log_group: str = ""
-
-    @property
-    def ended(self) -> bool:
-        return self.status in ENDED
-
-    @property
-    def live(self) -> int:
-        """Pilots that are SUBMITTED … RUNNING; children that Batch does not count yet are live."""
-        if self.ended:
-            return 0
-        return max(0, self.size - self.summary.get("SUCCEEDED", 0) - self.summary.get("FAILED", 0))
-
-    @property
-    def waiting(self) -> int:
-        """Pilots that have not started."""
-        return max(0, self.live - sum(self.summary.get(status, 0) for status in STARTED))
-
-    @property
-    def failed(self) -> int:
-        return self.summary.get("FAILED", 0)
-
-
-@dataclass(frozen=True)
-class Found:
-    """A job as ListJobs tells it."""
-
-    job_id: str
-    name: str
-    status: str
-    status_reason: str
-    created: float
-
-
-@dataclass(frozen=True)
-class Queue:
-    """A job queue and where its jobs can run."""
-
-    name: str
-    state: str
-    status: str
-    status_reason: str
-    environments: tuple[str, ...]
-
-    @property
-    def open(self) -> bool:
-        return self.state == "ENABLED" and self.status not in ("INVALID", "DELETING", "DELETED")
-
-
-@dataclass(frozen=True)
-class Environment:
-    """A compute environment."""
-
-    name: str
-    state: str
-    status: str
-    status_reason: str
-    max_vcpus: int | None
-    desired_vcpus: int | None
-
-
-@dataclass(frozen=True)
-class Definition:
-    """A revision of a job definition."""
-
-    name: str
-    """`name:revision`."""
-    vcpus: float
-    memory_mb: int
-    image: str
 
 
 class Batch:
@@ -229,7 +123,7 @@ class Batch:
             )
             for page in pages:
                 # Batch's filter ignores case.
-                found += [_found(told) for told in page["jobSummaryList"] if told["jobName"] == name]
+                found += [found_of(told) for told in page["jobSummaryList"] if told["jobName"] == name]
         return sorted(found, key=lambda job: (job.created, job.job_id))
 
     # ------------------------------------------------------------------------------------------ look
@@ -241,14 +135,14 @@ class Batch:
         for start in range(0, len(wanted), DESCRIBE_MAX):
             with explained("batch", "DescribeJobs"):
                 answer = self._batch.describe_jobs(jobs=wanted[start : start + DESCRIBE_MAX])
-            jobs |= {told["jobId"]: _job(told) for told in answer.get("jobs", ())}
+            jobs |= {told["jobId"]: job_of(told) for told in answer.get("jobs", ())}
         return jobs
 
     def children(self, parent: str, status: str, limit: int = CHILDREN_MAX) -> list[Found]:
         """Up to `limit` (≤ 100) children of an array in a status, by one call."""
         with explained("batch", "ListJobs"):
             answer = self._batch.list_jobs(arrayJobId=parent, jobStatus=status, maxResults=min(limit, CHILDREN_MAX))
-        return [_found(told) for told in answer.get("jobSummaryList", ())][:limit]
+        return [found_of(told) for told in answer.get("jobSummaryList", ())][:limit]
 
     def failed_children(self, job: Job, skip: Collection[str] = ()) -> list[Job]:
         """Up to 100 failed children of an array with their attempts, or the plain job itself; a handful of calls.
@@ -331,7 +225,7 @@ class Batch:
             return []
         with explained("batch", "DescribeComputeEnvironments"):
             told = self._batch.describe_compute_environments(computeEnvironments=list(names))
-        return [_environment(one) for one in told.get("computeEnvironments", ())]
+        return [environment_of(one) for one in told.get("computeEnvironments", ())]
 
     def definition(self, name: str) -> Definition:
         """The newest active revision of a job definition, or the one that `name:revision` or an ARN names.
@@ -354,7 +248,7 @@ class Batch:
         ]
         if not active:
             raise DefinitionMissing(definition=name)
-        return _definition(max(active, key=lambda one: int(one["revision"])))
+        return definition_of(max(active, key=lambda one: int(one["revision"])))
 
     def last_log_line(self, job: Job) -> str:
         """The last line that the job's last attempt wrote to CloudWatch Logs, or "" (best effort, one call)."""
@@ -406,73 +300,3 @@ def _says_unknown(error: BaseException) -> bool:
 
 def _short(error: BaseException) -> str:
     return f"{code_of(error)}: {error}"[:300]
-
-
-def _found(told: Mapping[str, Any]) -> Found:
-    return Found(
-        job_id=told["jobId"],
-        name=told.get("jobName", ""),
-        status=told.get("status", ""),
-        status_reason=told.get("statusReason", ""),
-        created=told.get("createdAt", 0) / 1000,
-    )
-
-
-def _job(told: Mapping[str, Any]) -> Job:
-    array: Mapping[str, Any] = told.get("arrayProperties") or {}
-    container: Mapping[str, Any] = told.get("container") or {}
-    status = told["status"]
-    size = int(array.get("size") or 1)
-    reason = told.get("statusReason", "")
-    logs: Mapping[str, Any] = container.get("logConfiguration") or {}
-    options: Mapping[str, str] = logs.get("options") or {}
-    return Job(
-        job_id=told["jobId"],
-        name=told.get("jobName", ""),
-        status=status,
-        status_reason=reason,
-        size=size,
-        index=array.get("index"),
-        summary=dict(array.get("statusSummary") or {}) if size > 1 else {status: 1},
-        created=told.get("createdAt", 0) / 1000,
-        stopped=told["stoppedAt"] / 1000 if told.get("stoppedAt") else None,
-        attempts=tuple(_attempt(one) for one in told.get("attempts") or () if one.get("stoppedAt")),
-        ended_by_us=bool(told.get("isCancelled") or told.get("isTerminated")) or reason.startswith(REASON),
-        log_group=options.get("awslogs-group", ""),
-    )
-
-
-def _attempt(told: Mapping[str, Any]) -> Attempt:
-    container: Mapping[str, Any] = told.get("container") or {}
-    return Attempt(
-        started=(told.get("startedAt") or 0) / 1000,
-        ended=told["stoppedAt"] / 1000,
-        exit_code=container.get("exitCode"),
-        reason=container.get("reason", ""),
-        status_reason=told.get("statusReason", ""),
-        host=container.get("containerInstanceArn", ""),
-        log_stream=container.get("logStreamName", ""),
-    )
-
-
-def _environment(told: Mapping[str, Any]) -> Environment:
-    resources: Mapping[str, Any] = told.get("computeResources") or {}
-    return Environment(
-        name=told["computeEnvironmentName"],
-        state=told.get("state", ""),
-        status=told.get("status", "VALID"),
-        status_reason=told.get("statusReason", ""),
-        max_vcpus=resources.get("maxvCpus"),
-        desired_vcpus=resources.get("desiredvCpus"),
-    )
-
-
-def _definition(told: Mapping[str, Any]) -> Definition:
-    container: Mapping[str, Any] = told.get("containerProperties") or {}
-    needs = {one["type"]: one["value"] for one in container.get("resourceRequirements") or ()}
-    return Definition(
-        name=f"{told['jobDefinitionName']}:{told['revision']}",
-        vcpus=float(needs.get("VCPU", container.get("vcpus") or 1)),
-        memory_mb=int(needs.get("MEMORY", container.get("memory") or 0)),
-        image=container.get("image", ""),
-    )

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pyanamo_core.errors import DefinitionMissing, PyAnamoError, QueueMissing
-from pyanamo_core.fleet.batch import Batch, Definition, Environment, Job, Queue
+from pyanamo_core.fleet.batch import Batch
+from pyanamo_core.fleet.jobs import Definition, Environment, Job, Queue
 from pyanamo_core.fleet.plan import HANDED_BACK, merged
 from pyanamo_core.model import Counts, Mode, Run
 

@@ -12,11 +12,14 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from pyanamo_core.aws import Clients
+from pyanamo_core.clock import SystemClock
 from pyanamo_core.errors import ItemMissing, LeaseLost, MoveRefused
-from pyanamo_core.fleet.batch import Attempt as BatchAttempt
-from pyanamo_core.fleet.batch import Batch, Job
+from pyanamo_core.fleet.batch import Batch
+from pyanamo_core.fleet.jobs import Attempt as BatchAttempt
+from pyanamo_core.fleet.jobs import Job
 from pyanamo_core.model import Attempt, Cause, Item, PilotRecord, State
-from pyanamo_core.protocols import Ledger
+from pyanamo_core.protocols import Clock, Ledger
 from pyanamo_core.workflow import Workflow
 
 EVIDENCE_BYTES: Final = 120
@@ -45,6 +48,24 @@ class TakenBack:
     """Attempt rows that got Batch's cause."""
     refused: Mapping[str, str] = field(default_factory=dict[str, str])
     """Items that had moved on meanwhile, or whose attempt ended too short a time ago, and the ledger's words."""
+
+
+@dataclass(frozen=True)
+class RecoverReport:
+    """What `recover` did."""
+
+    locked: int
+    """Items that were locked."""
+    gone: tuple[str, ...] = ()
+    """Pilots that Batch says are gone."""
+    items: tuple[str, ...] = ()
+    """Items taken back."""
+    refused: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Items left alone by the ledger, and why."""
+    joined: int = 0
+    """Attempt rows that got Batch's cause."""
+    unwatched: tuple[str, ...] = ()
+    """Live runs that nobody watches."""
 
 
 def attempt_end(job: Job, attempt: int) -> BatchAttempt | None:
@@ -183,6 +204,25 @@ def take_back(
             taken.append(item.item_id)
     joined = sum(_join(ledger, gone[pilot_id], item_ids) for pilot_id, item_ids in touched.items())
     return TakenBack(tuple(taken), joined, refused)
+
+
+def recover(clients: Clients, ledger: Ledger, *, clock: Clock | None = None) -> RecoverReport:
+    """Take back at once the items of pilots that Batch says are gone, and name the live runs that nobody watches.
+
+    Asks Batch only about pilots that hold an item, 100 a call. What Batch does not know comes back by its lease.
+    """
+    now = (clock or SystemClock()).now()
+    locked = list(ledger.items(State.LOCKED))
+    gone = find_gone(Batch(clients), owners_of(ledger, locked))
+    taken = take_back(ledger, gone, Memory.of(ledger.workflow()[1]), locked) if gone else TakenBack()
+    return RecoverReport(
+        locked=len(locked),
+        gone=tuple(sorted(gone)),
+        items=taken.items,
+        refused=taken.refused,
+        joined=taken.joined,
+        unwatched=tuple(run.run_id for run in ledger.live_runs() if run.watcher_lease_end <= now),
+    )
 
 
 def _join(ledger: Ledger, gone: Gone, item_ids: Collection[str]) -> int:

@@ -11,7 +11,8 @@ import math
 from typing import Final
 
 from pyanamo_core.fleet import explain, plan
-from pyanamo_core.fleet.batch import STARTED, Batch, Job
+from pyanamo_core.fleet.batch import Batch
+from pyanamo_core.fleet.jobs import STARTED, Job
 from pyanamo_core.fleet.recover import Gone, Memory, find_gone, take_back
 from pyanamo_core.fleet.submit import Patience
 from pyanamo_core.model import Counts, PilotRecord, Run

@@ -23,7 +23,8 @@ from typing import Final
 
 from pyanamo_core.aws import SUBMIT_SECONDS
 from pyanamo_core.errors import PyAnamoError, SubmitThrottled, SubmitUnknown
-from pyanamo_core.fleet.batch import ENDED, Batch, Found
+from pyanamo_core.fleet.batch import Batch
+from pyanamo_core.fleet.jobs import ENDED, Found
 from pyanamo_core.fleet.plan import array_sizes
 from pyanamo_core.model import Mode, Run, Submission
 from pyanamo_core.protocols import Clock, Ledger

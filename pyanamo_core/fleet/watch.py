@@ -18,6 +18,7 @@ from pyanamo_core.clock import SystemClock
 from pyanamo_core.errors import AwsFailed, EndpointDown, OutcomeUnknown, PyAnamoError, RunConflict, SubmitRefused
 from pyanamo_core.fleet import explain, plan
 from pyanamo_core.fleet.batch import Batch
+from pyanamo_core.fleet.ending import REPEAT_SECONDS, Ender
 from pyanamo_core.fleet.progress import Outcome, Progress, Rate
 from pyanamo_core.fleet.sight import Sight
 from pyanamo_core.fleet.submit import Patience, Submitter
@@ -32,8 +33,6 @@ LEASE_POLLS: Final = 4
 LEASE_MIN_SECONDS: Final = 10.0
 EMPTY_POLLS: Final = 2
 """In so many polls in a row nothing must be left (or claimable): an item that moves may be missing from an index page."""
-REPEAT_SECONDS: Final = 60.0
-"""Between two CancelJob or TerminateJob of one job, and two explanations."""
 REFUSALS: Final = 3
 """Refused submissions in a row that stop a run."""
 BLIND_SECONDS: Final = 600.0
@@ -81,6 +80,7 @@ class Watch:
         self._on_progress, self._stop = on_progress, stop or threading.Event()
         self._tally = Tally(ledger, self._clock)
         self._sight = Sight(ledger, self._batch, self._clock, workflow, self._patience)
+        self._ender = Ender(self._batch, self._sight, self._clock)
         self._told_callback_failure = False
         self._poll_seconds = workflow.timing.poll_seconds
         self._held: Run | None = None
@@ -94,7 +94,6 @@ class Watch:
         self._top_up_at: float | None = None
         self._top_up_mark = (0, 0)
         self._rounds = 0
-        self._asked_to_end: dict[tuple[str, str], float] = {}
         self._refusals = 0
         self._stuck_since: float | None = None
         self._explained: tuple[float, str] | None = None
@@ -287,7 +286,7 @@ class Watch:
         self._needed = claimable > 0
         self._unclaimable_polls = 0 if claimable else self._unclaimable_polls + 1
         if self._unclaimable_polls >= EMPTY_POLLS:
-            self._cancel_waiting(run, "nothing is left to claim")
+            self._ender.cancel_waiting(run, "nothing is left to claim")
         elif claimable and not self._submitter.is_open(run):
             run = self._top_up(run, claimable, refused=self._refused)
         self._explain_if_stuck(run, counts, claimable)
@@ -355,7 +354,7 @@ class Watch:
             return True
         self._notes.append(f"nothing is left to do; {live} pilots are leaving")
         if now - self._empty_since < self._patience.leave_seconds:
-            self._cancel_waiting(run, "nothing is left to do")
+            self._ender.cancel_waiting(run, "nothing is left to do")
             return False
         return self._terminate_all(run, "nothing is left to do")
 
@@ -369,7 +368,7 @@ class Watch:
         self._notes.append(f"the run drains: pilots {what} what they hold" + (f" ({run.reason})" if run.reason else ""))
         if counts.open == 0:
             return self._end_game(run, self._sight.live(run))
-        self._cancel_waiting(run, "the run drains")
+        self._ender.cancel_waiting(run, "the run drains")
         return self._sight.live(run) == 0
 
     def _terminate_all(self, run: Run, reason: str) -> bool:
@@ -378,26 +377,8 @@ class Watch:
         self._ending_since = now if self._ending_since is None else self._ending_since
         if self._sight.live(run) == 0:
             return True
-        for job_id in self._sight.not_ended(run):
-            self._ask_to_end("terminate", job_id, reason)
+        self._ender.terminate_all(run, reason)
         return now - self._ending_since >= self._patience.end_seconds and not self._submitter.is_open(run)
-
-    def _cancel_waiting(self, run: Run, reason: str) -> None:
-        """CancelJob spares what runs; only jobs with children that wait are asked."""
-        for job_id in self._sight.not_ended(run):
-            job = self._sight.jobs.get(job_id)
-            if job is not None and job.waiting:
-                self._ask_to_end("cancel", job_id, reason)
-
-    def _ask_to_end(self, how: str, job_id: str, reason: str) -> None:
-        now, key = self._clock.monotonic(), (how, job_id)
-        if now - self._asked_to_end.get(key, -REPEAT_SECONDS) < REPEAT_SECONDS:
-            return
-        self._asked_to_end[key] = now
-        if how == "cancel":
-            self._batch.cancel(job_id, reason)
-        else:
-            self._batch.terminate(job_id, reason)
 
     # ------------------------------------------------------------------------------------------ explaining
 

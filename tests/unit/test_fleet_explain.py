@@ -8,8 +8,8 @@ import pytest
 from fleet_support import Scene
 
 from pyanamo_core import driver
-from pyanamo_core.fleet.batch import Attempt, Definition, Environment, Job, Queue
 from pyanamo_core.fleet.explain import Observation, end_of, findings, says_nothing_against
+from pyanamo_core.fleet.jobs import Attempt, Definition, Environment, Job, Queue
 from pyanamo_core.model import Counts, Mode, Run, Submission
 
 RUN = Run(run_id="run", workflow_version=1, token="t")

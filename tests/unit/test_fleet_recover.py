@@ -6,8 +6,9 @@ import pytest
 from fleet_support import Scene
 
 from pyanamo_core import driver
-from pyanamo_core.fleet.batch import Attempt as BatchAttempt
-from pyanamo_core.fleet.batch import Batch, Job
+from pyanamo_core.fleet.batch import Batch
+from pyanamo_core.fleet.jobs import Attempt as BatchAttempt
+from pyanamo_core.fleet.jobs import Job
 from pyanamo_core.fleet.recover import attempt_end, cause_of, find_gone, shortened
 from pyanamo_core.model import Attempt, Cause, State
 
