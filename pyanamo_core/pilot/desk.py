@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -298,6 +299,8 @@ class Desk:
         )
         if uri and digest:
             nest = without_payload(nest, uri, digest)
+        # One token for all tries: the row that an unanswered one left is then our own, and progress.
+        nest = nest.model_copy(update={"token": uuid.uuid4().hex[:16]})
         recorded = self._until_deadline(call.item_id, call.fence, lambda claim: self._put_nest(claim, nest))
         return Entry(recorded, pointer, cause, message, result.evidence)
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from pyanamo_core.clock import FakeClock
-from pyanamo_core.errors import AwsFailed
+from pyanamo_core.errors import AwsFailed, OutcomeUnknown
 from pyanamo_core.ledger.memory import MemoryLedger
-from pyanamo_core.model import Definition, Rules, State
+from pyanamo_core.model import Cause, Claim, Definition, Nest, NestCall, NestResult, Recorded, Rules, State
 from pyanamo_core.pilot.candidates import Candidates
 from pyanamo_core.pilot.desk import Desk, Facts
 from pyanamo_core.pilot.lease import Leases
@@ -30,8 +30,30 @@ class OnePageEach(MemoryLedger):
         return super().candidates(state, shard, start=start, limit=1)
 
 
+class Unheard(MemoryLedger):
+    """A ledger whose first answer about a nest is never heard."""
+
+    heard = False
+
+    def record_nest(self, claim: Claim, nest: Nest) -> Recorded:
+        recorded = super().record_nest(claim, nest)
+        if not self.heard:
+            self.heard = True
+            raise OutcomeUnknown(move="record", what="nest 0", reason="no answer")
+        return recorded
+
+
+class NoLogs:
+    """A shipper for nests that say nothing."""
+
+    keeps_tail = False
+
+    def plan(self, *told: Any, **more: Any) -> None:
+        return None
+
+
 def desk_of(ledger: MemoryLedger, clock: FakeClock) -> tuple[Desk, Leases]:
-    nothing: Any = None
+    nothing: Any = NoLogs()
     leases = Leases(
         ledger,
         clock,
@@ -69,4 +91,19 @@ def test_a_failure_before_anything_was_claimed_is_told() -> None:
     with pytest.raises(AwsFailed):
         desk.claim(2).result(timeout=10)
     assert leases.holding == ()
+    desk.close()
+
+
+def test_a_result_that_was_recorded_unheard_is_our_own_when_it_is_recorded_again() -> None:
+    # Given a nest of a held item, and a ledger that takes its result but is not heard
+    clock = FakeClock()
+    ledger = Unheard(rules=RULES, clock=clock)
+    ledger.import_item("a", "T", Definition(script="x"))
+    desk, _ = desk_of(ledger, clock)
+    (claimed,) = desk.claim(1).result(timeout=10).claimed
+    call = NestCall(item_id="a", task_id="T", index=0, value="", fence=claimed.claim.fence, epoch=0, script="x")
+    # When the desk records it, and so tries twice
+    entry = desk.record(call, NestResult(cause=Cause.DONE), 0, 0, "s3://results/").result(timeout=10)
+    # Then it counts as this claim's progress, not as somebody else's result
+    assert (ledger.heard, entry.recorded) == (True, Recorded.WON)
     desk.close()
