@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from pyanamo_core.local.launcher import PR_SET_CHILD_SUBREAPER, descendants
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from pyanamo_core.aws import Clients
     from pyanamo_core.local import LocalCloud
     from pyanamo_core.local.dynamodb import DynamoDbLocal
+
+# No test asserts a duration, hypothesis's examples included.
+settings.register_profile("pyanamo", deadline=None)
+settings.load_profile("pyanamo")
 
 NOBODY = "http://127.0.0.1:9"  # nothing listens there: a test that forgets its endpoint fails, and reaches no AWS
 KEPT = ("PYANAMO_GATK_CACHE", "PYANAMO_MAVEN_REPOSITORY")
