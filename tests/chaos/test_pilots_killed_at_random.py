@@ -16,6 +16,8 @@ from pilot_support import eventually, make_workflow
 
 from pyanamo_core.aws import Clients
 from pyanamo_core.ledger import Ledger, open_ledger
+from pyanamo_core.ledger.fsck import Finding, Weight
+from pyanamo_core.ledger.fsck_walk import Fsck
 from pyanamo_core.ledger.table import create_table, delete_table
 from pyanamo_core.local.dynamodb import DynamoDbLocal
 from pyanamo_core.model import Cause, Definition, NestStatus, State
@@ -87,6 +89,7 @@ def test_pilots_killed_at_random_lose_nothing_and_record_each_nest_once(
     rng = random.Random(SEED)
     fleet = Fleet(unique_name, dynamodb_local.endpoint, tmp_path)
     sent: Counter[str] = Counter()
+    walks: list[list[Finding]] = []
     try:
         # When for a minute pilots are killed or told to end, again and again
         until = time.monotonic() + CHAOS_SECONDS
@@ -97,6 +100,8 @@ def test_pilots_killed_at_random_lose_nothing_and_record_each_nest_once(
             number = rng.choice([signal.SIGKILL, signal.SIGTERM])
             pilot.send_signal(number)
             sent[number.name] += 1
+            if sum(sent.values()) % 5 == 0:
+                walks.append([each.finding for each in Fsck(dynamodb_clients, unique_name).walk()])
         # and then left alone
         fleet.fill()
         assert eventually(lambda: not ledger.counts().open, 180.0), ledger.counts()
@@ -116,4 +121,9 @@ def test_pilots_killed_at_random_lose_nothing_and_record_each_nest_once(
         ended = {attempt.fence: attempt.cause for attempt in ledger.attempts(item.item_id)}
         assert ended[item.fence] is Cause.DONE
         assert set(ended.values()) <= {Cause.DONE, Cause.LOST, Cause.DRAINED}, ended
+    # and fsck took none of it for a fault, while it went on and afterwards
+    walks.append([each.finding for each in Fsck(dynamodb_clients, unique_name).walk()])
+    found = Counter(str(each.kind) for walk in walks for each in walk)
+    print(f"pilots killed at random: {dict(sent)}; {len(walks)} walks of fsck beside them, findings {dict(found)}")
+    assert [each for walk in walks for each in walk if each.weight is Weight.FAULT] == []
     delete_table(dynamodb_clients, unique_name)
