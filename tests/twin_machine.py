@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from ledger_suite import undying
 from twin_rows import comparable, faults_of, plain, rows_of_table, rows_of_twin
 
@@ -28,15 +28,11 @@ from pyanamo_core.model import (
     Claim,
     Definition,
     Item,
-    Limits,
-    Mode,
     Nest,
     NestStatus,
     Output,
-    PilotRecord,
     Recorded,
     Rules,
-    Run,
     State,
 )
 from pyanamo_core.workflow import Buckets, Budgets, Timing, Workflow
@@ -242,10 +238,13 @@ class Items(Both):
             return
         if claim.fence > self.twin.item(claim.item_id).fence:
             return  # a fence that was never given comes with no message from a pilot
+        self._record(claim, min(index, claim.item.nests - 1), status, tail)
+
+    def _record(self, claim: Claim, index: int, status: NestStatus, tail: str) -> None:
         made = Nest(
             item_id=claim.item_id,
             epoch=claim.epoch,
-            index=min(index, claim.item.nests - 1),
+            index=index,
             status=status,
             fence=claim.fence,
             tail=tail,
@@ -256,17 +255,33 @@ class Items(Both):
         if answer is Recorded.KEPT:
             self.answers["record", "kept"] += 1
 
-    @rule(data=st.data())
-    def record_all_and_finish(self, data: Any) -> None:
-        claim = self.a_claim(data)
-        if claim is None:
+    @rule(name=st.sampled_from(NAMES[:2]), index=st.integers(0, 1), first=st.sampled_from(NestStatus))
+    def a_zombie_records(self, name: str, index: int, first: NestStatus) -> None:
+        """A pilot is taken for dead, its successor (or a redo) leaves a row, and then its own result arrives."""
+        self.claim(name, "p1", "r1", told=False)
+        old = self.claims[-1:]
+        self.clock.move(112)
+        self.claim(name, "p2", "r1", told=False)
+        held = [claim for claim in self.claims if self.holds(claim) and claim.item_id == name]
+        if not held or not old or old[0].item_id != name or index >= old[0].item.nests:
             return
-        if claim.fence > self.twin.item(claim.item_id).fence:
+        if first is NestStatus.RESET:
+            item = self.both("fail", lambda ledger: ledger.fail(held[-1], Cause.PERMANENT, "m"))
+            if item is not None:
+                self.both("redo", lambda ledger: ledger.redo(item, [index]))
+        else:
+            self._record(held[-1], index, first, "")
+        self._record(undying(old[0]), index, NestStatus.DONE, "t" * 600)
+
+    @rule(name=st.sampled_from(NAMES[:2]))
+    def a_pilot_does_its_item(self, name: str) -> None:
+        self.claim(name, "p1", "r1", told=True)
+        held = [claim for claim in self.claims if self.holds(claim) and claim.item_id == name]
+        if not held or held[-1].item.nests > 3:
             return
-        for index in range(min(claim.item.nests, 3)):
-            made = Nest(item_id="", epoch=0, index=index, status=NestStatus.DONE, fence=0)
-            if self.both("record", lambda ledger, made=made: ledger.record_nest(claim, made)) is None:
-                return
+        claim = held[-1]
+        for index in range(claim.item.nests):
+            self._record(claim, index, NestStatus.DONE, "")
         self.both("finish", lambda ledger: ledger.finish(claim, nests_done=self.done(claim), note="n" * 130))
 
     @rule(data=st.data(), wrong=st.sampled_from([0, 0, 1]))
@@ -355,7 +370,7 @@ class Items(Both):
         item = self.an_item(data, *OPEN_OR_ENDED)
         self.both("edit", lambda ledger: ledger.edit(item, definition))
 
-    @rule(data=st.data(), values=st.sampled_from([["3"], ["4", "5"], ["1"], [""], []]))
+    @rule(data=st.data(), values=st.sampled_from([["3"], ["4", "5"], ["6"], ["7"], ["1"], [""], []]))
     def extend(self, data: Any, values: list[str]) -> None:
         item = self.an_item(data, *OPEN_OR_ENDED)
         self.both("extend", lambda ledger: ledger.extend(item, values))
@@ -407,83 +422,3 @@ class Items(Both):
         self.both("attempts", lambda ledger: ledger.attempts(name))
         for nest in nests.values():
             self.both("tail", lambda ledger, nest=nest: ledger.tail(item, nest))
-
-
-class Runs(Both):
-    """Runs, pilots and versions. Runs are remembered as they were seen, and old ones are used again."""
-
-    def begin(self) -> None:
-        self.runs: list[Run] = []
-        self.begin_run("r1", "v", None)
-
-    @rule(pilot=st.sampled_from(PILOTS), run=st.sampled_from(RUNS), ended=FLAG)
-    def pilot_row(self, pilot: str, run: str, ended: bool) -> None:
-        now = self.clock.now()
-        record = PilotRecord(pilot_id=pilot, run_id=run, started=now, last_beat=now, ended=now if ended else None)
-        self.both("pilot", lambda ledger: ledger.put_pilot(record))
-
-    @rule(pilots=st.sampled_from([1, 2]))
-    def version(self, pilots: int) -> None:
-        self.both("version", lambda ledger: ledger.add_workflow(workflow(pilots)))
-
-    @rule(
-        run_id=st.sampled_from([*RUNS, "r3", ""]),
-        revision=st.sampled_from(["v", "v", "w"]),
-        failures=st.sampled_from([None, 5]),
-    )
-    def begin_run(self, run_id: str, revision: str, failures: int | None) -> None:
-        run = Run(
-            run_id=run_id,
-            workflow_version=1,
-            revision=revision,
-            token=f"t-{run_id}",
-            started=self.clock.now(),
-            limits=Limits(max_failures=failures),
-        )
-        self._ran(self.both("begin run", lambda ledger: ledger.begin_run(run)))
-
-    def _ran(self, run: Run | None) -> None:
-        if run is not None:
-            self.runs.append(run)
-
-    @rule(run_id=st.sampled_from(RUNS), mode=st.sampled_from(Mode), reason=st.sampled_from(["", "lunch", "ü" * 100]))
-    def mode(self, run_id: str, mode: Mode, reason: str) -> None:
-        self._ran(self.both("mode", lambda ledger: ledger.set_mode(run_id, mode, reason)))
-
-    @rule(run_id=st.sampled_from(RUNS), watcher=st.sampled_from(["w1", "w2"]))
-    def watch(self, run_id: str, watcher: str) -> None:
-        self._ran(self.both("watch", lambda ledger: ledger.take_watch(run_id, watcher, 60)))
-
-    @precondition(lambda self: self.runs)
-    @rule(data=st.data())
-    def release(self, data: Any) -> None:
-        run = data.draw(st.sampled_from(self.runs[-3:]))
-        self.both("release", lambda ledger: ledger.release_watch(run))
-
-    @precondition(lambda self: self.runs)
-    @rule(data=st.data(), queue=st.sampled_from(["q", "q2"]))
-    def reserve(self, data: Any, queue: str) -> None:
-        run = data.draw(st.sampled_from(self.runs[-3:]))
-        made = self.both(
-            "reserve", lambda ledger: ledger.reserve_submission(run, size=2, queue=queue, definition="d:1")
-        )
-        self._ran(made[0] if made else None)
-
-    @precondition(lambda self: self.runs)
-    @rule(data=st.data(), sequence=st.integers(0, 2), job=st.sampled_from(["", "j-1"]))
-    def settle(self, data: Any, sequence: int, job: str) -> None:
-        run = data.draw(st.sampled_from(self.runs[-3:]))
-        told = {"job_id": job, "reason": "" if job else "refused | really"}
-        self._ran(self.both("settle", lambda ledger: ledger.settle_submission(run, sequence, **told)))
-
-    @rule(run_id=st.sampled_from(RUNS), outcome=st.sampled_from(["completed", "stopped"]))
-    def end_run(self, run_id: str, outcome: str) -> None:
-        self._ran(self.both("end run", lambda ledger: ledger.end_run(run_id, outcome, "because")))
-
-    @rule()
-    def listings(self) -> None:
-        self.both("pilots", lambda ledger: (ledger.pilots(), ledger.pilots("r1"), ledger.pilot("p1")))
-        since = self.clock.now() - 100
-        self.both("pilots", lambda ledger: ledger.pilots(beaten_since=since))
-        self.both("runs", lambda ledger: (ledger.runs(), ledger.live_runs()))
-        self.both("versions", lambda ledger: (ledger.workflow(), ledger.workflow(1), ledger.workflow_versions()))
