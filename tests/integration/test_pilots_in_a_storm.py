@@ -48,13 +48,13 @@ def test_the_storm_shows_a_ledger_that_does_not_know_its_own_claims(
 ) -> None:
     # Given pilots whose ledger takes the refusal of its own repeated claim for a defeat, where answers get lost
     plan = Plan(
-        items=24,
+        items=16,
         pilots=2,
         kills=0,
         users_moves=0,
-        lease_seconds=2.0,
-        beat_seconds=0.5,
-        sweep_seconds=0.3,
+        lease_seconds=1.0,
+        beat_seconds=0.3,
+        sweep_seconds=0.1,
         limit_seconds=200.0,
         weather=Weather(lost=0.3, silenced=0.0, held=0.0, copied=0.0),
         hot=0.0,
