@@ -15,7 +15,7 @@ from pilot_support import Working, eventually
 from pyanamo_flows.server import free_port
 
 import pyanamo_core.pilot.desk as desk_module
-import pyanamo_core.pilot.pilot as pilot_module
+import pyanamo_core.pilot.furnish as furnish_module
 from pyanamo_core.aws import Clients
 from pyanamo_core.ledger.table import delete_table
 from pyanamo_core.local.dynamodb import DynamoDbLocal
@@ -122,7 +122,7 @@ def test_for_good_it_is_a_task_error_that_names_it_and_a_retry_is_all_that_is_ne
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Given a pilot whose S3 is gone, and patience of a few seconds beside that of the SDK
-    for module in (pilot_module, desk_module):
+    for module in (furnish_module, desk_module):
         monkeypatch.setattr(module, "S3_SECONDS", 3.0)
     monkeypatch.setattr(desk_module, "LOG_SECONDS", 3.0)
     script = prepared(cloud_clients, unique_name, tmp_path)

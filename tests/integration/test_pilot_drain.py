@@ -6,6 +6,7 @@ import http.server
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -360,6 +361,25 @@ def test_a_running_nest_is_ended_by_the_beat_that_hears_of_a_cancel_or_a_drain(
     assert (item.state, item.tries, item.interruptions) == (state, 0, 0)
 
 
+def test_a_wall_time_given_to_the_pilot_hands_back_what_runs_before_its_end(world: World) -> None:
+    # Given a pilot with three seconds of its own, although the workflow gives none, in a nest that takes for ever
+    world.shell("a", f"touch {world.folder}/began; sleep 300", "1", "2")
+    pilot = world.pilot(wall_time_seconds=3.0)
+    began = time.monotonic()
+
+    # When its time is nearly over
+    pilot.prepare()
+    code = pilot.work()
+
+    # Then it has handed back by itself, as an interruption, and its row tells of the override
+    item = world.ledger.item("a")
+    assert (code, pilot.record.leaving) == (75, "wall_time")
+    assert (item.state, item.tries, item.interruptions) == (State.TODO, 0, 1)
+    assert [attempt.cause for attempt in world.ledger.attempts("a")] == [Cause.WALL_TIME]
+    assert pilot.record.overrides == {"PYANAMO_WALL_TIME": "3"}
+    print(f"left {time.monotonic() - began:.1f} s after its start, wall time 3 s")
+
+
 def test_a_pilot_that_fails_itself_hands_back_what_it_holds(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -457,7 +477,7 @@ def test_a_spot_notice_hands_back_and_waits_for_the_hosts_end(
 
 @pytest.mark.parametrize(("mode", "told"), [(Mode.RUN, (75, "spot")), (Mode.CANCEL, (0, "cancelled"))])
 def test_a_notice_that_is_there_at_start_lets_a_pilot_claim_nothing(
-    tmp_path: Path, instance: str, mode: Mode, told: tuple[int, str]
+    tmp_path: Path, instance: str, monkeypatch: pytest.MonkeyPatch, mode: Mode, told: tuple[int, str]
 ) -> None:
     # Given an instance that will be taken away, and an item to do
     world = World(tmp_path, make_workflow())
@@ -467,12 +487,16 @@ def test_a_notice_that_is_there_at_start_lets_a_pilot_claim_nothing(
     if mode is not Mode.RUN:
         world.ledger.set_mode("r1", mode)
 
+    staged: list[str] = []
+    monkeypatch.setattr(furnish_module, "stage", lambda *_, **__: staged.append("staged"))
+
     # When a pilot starts on it, and the host's end comes while it waits for that
     when(lambda: any(each.ended for each in world.ledger.pilots()), term())
     code, leaving = work(world, "r1", environ={"AWS_EC2_METADATA_SERVICE_ENDPOINT": instance})
 
-    # Then it has claimed nothing, and Batch starts it again elsewhere, unless the run has ended
+    # Then it has staged and claimed nothing, and Batch starts it again elsewhere, unless the run has ended
     assert (code, leaving.partition(":")[0]) == told
+    assert staged == []
     assert world.ledger.item("a").fence == 0
 
 
