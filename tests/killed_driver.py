@@ -27,7 +27,6 @@ QUICK_PATIENCE = Patience(
     look_seconds=1.5,
     double_seconds=1.0,
     missing_seconds=2.0,
-    gone_seconds=0.1,
     leave_seconds=5.0,
 )
 

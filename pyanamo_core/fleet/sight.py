@@ -40,7 +40,8 @@ class Sight:
     def __init__(self, ledger: Ledger, batch: Batch, clock: Clock, workflow: Workflow, patience: Patience) -> None:
         self._ledger, self._batch, self._clock = ledger, batch, clock
         self._timing, self._patience = workflow.timing, patience
-        self._recover_seconds = workflow.rules.recover_seconds
+        # Not sooner than the ledger allows, whose clock may differ a little: what it refuses waits for its lease.
+        self._recover_seconds = workflow.rules.recover_seconds + 1.0
         self._memory = Memory.of(workflow)
         self.jobs: dict[str, Job] = {}
         self.missing: set[str] = set()
@@ -187,7 +188,7 @@ class Sight:
         due = {
             pilot_id: one
             for pilot_id, one in self._gone.items()
-            if self._clock.now() - one.ended_at > min(self._patience.gone_seconds, self._recover_seconds)
+            if self._clock.now() - one.ended_at > self._recover_seconds
         }
         if not due:
             return

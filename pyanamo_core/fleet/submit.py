@@ -56,9 +56,6 @@ class Patience:
     missing_polls: int = 2
     leave_seconds: float = 20.0
     """How long pilots have to leave a run that has nothing left, before they are terminated."""
-    gone_seconds: float = 60.0
-    """How long after the end of a Batch attempt the pilot's items are taken back, at most; less where leases are short
-    (Rules.recover_seconds)."""
     end_seconds: float = 90.0
     """How long terminated jobs are waited for: Batch gives 30 s after TERM."""
 

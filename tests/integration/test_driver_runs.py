@@ -221,7 +221,7 @@ def test_a_pilot_whose_host_is_terminated_is_started_again_by_batch_and_its_atte
     workflow = place.workflow(pilots=1)
     ledger, version = place.filled(workflow, sleeping(2, 3))
     run = driver.begin(ledger, version, workflow)
-    thread, ended = in_thread(place, ledger, run, workflow, patience=Patience(gone_seconds=0.1))
+    thread, ended = in_thread(place, ledger, run, workflow)
     (item,) = wait_for(lambda: list(ledger.items(State.LOCKED)))
     # When its host goes
     place.cloud.terminate_host(ledger.run(run.run_id).submissions[0].job_id)

