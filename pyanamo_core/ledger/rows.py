@@ -411,6 +411,8 @@ def read_attempt(row: Mapping[str, Any]) -> Attempt:
 
 
 def pilot_row(record: PilotRecord, shards: int) -> Row:
+    # Whole milliseconds: the index keys that follow from the row as it is read again are then those that stand.
+    record = record.model_copy(update={"last_beat": round(record.last_beat, 3)})
     row = key(x.pilot_hash(record.pilot_id), x.PILOT_ROW)
     row |= {x.PILOT[field]: pack(value) for field, value in changed_fields(record, x.PILOT).items()}
     row[x.QUEUE] = {"S": x.queue(x.PILOT_QUEUE, shard_of(record.pilot_id, shards))}

@@ -7,6 +7,7 @@ as having happened somewhere between its two lines; only what no order of the ca
     acting      after a claim has won, no older fence has a write accepted or children running within its own deadline
     deadline    no write is accepted that was begun past its claim's own deadline
     released    who has given an item away writes nothing more to it, and what is done or failed is claimed by nobody
+    robbed      an owner is refused only if somebody else, a user, or it itself has moved the item
     nest fence  a nest is recorded by a claim that exists, under a fence that is not above the item's
     twice       a nest is recorded as done once in an epoch (unless a user had it done again)
     done        who finishes an item has had an answer for each nest, and each nest of this epoch was recorded as done
@@ -117,6 +118,7 @@ def check(histories: Histories, table: Table) -> list[Violation]:
         for rule in _RULES:
             found += rule(case)
         found += _unowned(case, table)
+        found += _robbed(case, table)
         found += _lost(case, table)
     return found
 
@@ -351,6 +353,25 @@ def _may_have_minted(op: Op, table: Table) -> bool:
     if op.ended - op.began >= table.lease_seconds:
         return True  # an earlier try of the call may have won, and its lease been over, before a later one was answered
     return op.outcome in (OPEN, UNKNOWN) or (op.outcome == LOST and bool(op.told.get("silent")))
+
+
+def _robbed(case: _Case, table: Table) -> Iterator[Violation]:
+    for op in case.of(*OWNERS):
+        if op.outcome != LOST or "our own clock" in op.told.get("why", ""):
+            continue
+        claim = case.claim_of(op)
+        before = (each for each in case.ops if each is not op and each.began < op.ended)
+        if claim is not None and not any(_may_have_taken(each, op, table) for each in before):
+            yield case.broken("robbed", f"{op.kind} was refused, though nobody else had the item", claim, op)
+
+
+def _may_have_taken(other: Op, op: Op, table: Table) -> bool:
+    """May this call be the reason why an owner's write was refused?"""
+    if other.kind in RELEASES:
+        return other.actor == op.actor and other.fence == op.fence
+    if other.kind == "claim" and other.happened:
+        return other.fence > op.fence
+    return (other.kind in ("expire", *AFRESH) and other.possible) or _may_have_minted(other, table)
 
 
 def _lost(case: _Case, table: Table) -> Iterator[Violation]:

@@ -37,7 +37,7 @@ def test_a_storm_over_ten_thousand_items_shows_no_violation(
         users_moves=ITEMS // 20,
         limit_seconds=LIMIT_SECONDS,
         seed=SEED,
-        weather=Weather(lost=0.05, silenced=0.01, held=0.01, copied=0.02, late_seconds=30.0),
+        weather=Weather(lost=0.05, silenced=0.01, held=0.01, copied=0.02, late_seconds=60.0),
     )
     # When everything goes wrong at once, until all have ended
     found = storm(plan, dynamodb_local, dynamodb_clients, unique_name, tmp_path)

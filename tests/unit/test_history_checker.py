@@ -386,6 +386,22 @@ def test_a_done_item_whose_nests_are_not_and_a_nest_above_its_item_are_seen_in_t
     assert "nest fence" in verdict(claim(1, 1), item=Item(**told), nests={0: high})
 
 
+def test_an_owner_that_is_refused_although_nobody_else_had_the_item_was_robbed() -> None:
+    held = claim(1, 1)
+    refused = op("beat", 5, LOST, fence=1, deadline=1000.0, why="it is todo")
+    item = Item(item_id="i", task_id="T", definition_hash="h", fence=1, state=State.FAILED)
+    gone = Table({"i": item}, {}, over_before=500.0, lease_seconds=100.0)
+
+    def rules(*ops: Op) -> set[str]:
+        return {each.rule for each in check(Histories([IMPORT, held, *ops], {}), gone)}
+
+    assert rules(refused) == {"robbed"}
+    assert rules(op("beat", 5, LOST, fence=1, deadline=1000.0, why="its lease is over by our own clock")) == set()
+    assert rules(op("hand back", 3, UNKNOWN, fence=1, deadline=1000.0), refused) == set()
+    assert rules(op("reset", 3, UNKNOWN, actor="user", seen=1), refused) == set()
+    assert rules(Op("q", "claim", "i", 4, {}, "x:1"), refused) == set()
+
+
 def test_an_item_that_is_cancelled_against_its_user_s_last_word_is_seen() -> None:
     told = {"item_id": "i", "task_id": "T", "definition_hash": "h", "fence": 0, "state": State.CANCELLED}
     retried = op("retry", 9, fence=0)
