@@ -279,12 +279,12 @@ class Desk:
                 uri = f"{prefix}overflow.json.gz"
                 digest = self._wait_for_s3(partial(put_overflow, self._s3, uri, packed), S3_SECONDS)
             except Exception as error:  # noqa: BLE001 - a result that cannot be kept is none
-                cause = Cause.TASK_ERROR if isinstance(error, StoreDown) else Cause.UNVERIFIED
-                message = f"its results could not be stored: {error}"
-                result = result.model_copy(
-                    update={"cause": cause, "message": message, "evidence": message}
-                    | {"outputs": (), "tags": (), "figures": {}}
-                )
+                dropped: dict[str, Any] = {"outputs": (), "tags": (), "figures": {}}
+                if cause is Cause.DONE:  # what had failed before keeps its own reason
+                    cause = Cause.TASK_ERROR if isinstance(error, StoreDown) else Cause.UNVERIFIED
+                    message = f"its results could not be stored: {error}"
+                    dropped |= {"cause": cause, "message": message, "evidence": message}
+                result = result.model_copy(update=dropped)
         failed = cause is not Cause.DONE
         pointer = self._shipper.plan(call, slot, log_bytes, result.started, result.ended, failed=failed)
         in_row = pointer is not None and pointer.where == "row"

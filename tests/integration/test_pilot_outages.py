@@ -148,6 +148,21 @@ def test_an_s3_that_stays_away_is_a_task_error_that_says_so(
 
 
 @pytest.mark.parametrize("script", [CHECKED, BULKY], ids=["outputs to check", "results to store"])
+def test_a_nest_that_failed_keeps_its_reason_when_its_results_cannot_be_stored_either(
+    tmp_path: Path, store: Store, quick: Callable[[float], None]
+) -> None:
+    # Given a task that tells a lot, then fails, and an S3 that never comes back
+    quick(0.5)
+    world = a_world(tmp_path, store, BULKY + "; exit 65")
+
+    world.work()
+
+    # Then the item says what was wrong with the task
+    item = world.ledger.item("a")
+    assert (item.state, item.cause) == (State.FAILED, Cause.PERMANENT)
+    assert "exit code 65" in item.message
+
+
 def test_a_term_while_s3_is_away_hands_back_at_once(
     tmp_path: Path, store: Store, quick: Callable[[float], None], script: str
 ) -> None:
