@@ -138,6 +138,9 @@ def _fence(case: _Case) -> Iterator[Violation]:
 
 
 def _acting(case: _Case) -> Iterator[Violation]:
+    for op in case.of("late"):
+        if op.happened and op.told.get("stale"):
+            yield case.broken("acting", "a write of an earlier owner was accepted after the next claim", op)
     for op in case.of("record", "late", *OWNERS):
         if op.happened and op.fence and (op.kind != "late" or op.told.get("owners")):
             newer = case.newer(op.fence, op.began)

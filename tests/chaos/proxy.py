@@ -11,13 +11,14 @@ import json
 import random
 import threading
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from history import LOST, WON, History
 
+AIMED_SECONDS = 0.2
 WRITES = frozenset({"UpdateItem", "PutItem", "TransactWriteItems", "DeleteItem"})
 
 
@@ -59,6 +60,7 @@ class Proxy:
         self._late: set[asyncio.Task[None]] = set()
         self._serving: set[asyncio.Task[Any]] = set()  # the event loop itself holds tasks weakly
         self._calm = False
+        self._old: dict[str, deque[bytes]] = {}
         self.port = 0
         self.counts: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -150,6 +152,8 @@ class Proxy:
             self._send_late(operation, request, "held")
             raise Cut
         answer = await _exchange(request, upstream)
+        if operation == "UpdateItem":
+            self._aim(request, answer)
         if write and rng.random() < weather.copied:
             self._send_late(operation, request, "copied")
         if rng.random() < weather.lost:
@@ -159,14 +163,25 @@ class Proxy:
 
     # ------------------------------------------------------------------ late writes
 
-    def _send_late(self, operation: str, request: bytes, how: str) -> None:
-        task = asyncio.ensure_future(self._arrive(operation, request, how))
+    def _aim(self, request: bytes, answer: bytes) -> None:
+        """Copies of what an item's last owner wrote come again just when the next one has claimed it."""
+        body = request[request.index(b"\r\n\r\n") + 4 :]
+        item = json.loads(body)["Key"]["itemID"]["S"]
+        if b"#lockID = :" in body and answer.startswith(b"HTTP/1.1 200"):
+            for old in self._old.pop(item, ()):
+                self._send_late("UpdateItem", old, "aimed", AIMED_SECONDS)
+        elif b":seen_lease_end" not in body and _about("UpdateItem", request)["owners"]:
+            self._old.setdefault(item, deque(maxlen=3)).append(request)
+
+    def _send_late(self, operation: str, request: bytes, how: str, within: float | None = None) -> None:
+        seconds = self._rng.uniform(0.0, self._weather.late_seconds if within is None else within)
+        task = asyncio.ensure_future(self._arrive(operation, request, how, seconds))
         self._late.add(task)
         task.add_done_callback(self._late.discard)
 
-    async def _arrive(self, operation: str, request: bytes, how: str) -> None:
-        await asyncio.sleep(self._rng.uniform(0.0, self._weather.late_seconds))
-        about = _about(operation, request)
+    async def _arrive(self, operation: str, request: bytes, how: str, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        about = _about(operation, request) | ({"stale": True} if how == "aimed" else {})
         number = self._history.begin("late", about.pop("item"), how=how, **about)
         with suppress(OSError, EOFError):
             upstream = await asyncio.open_connection("127.0.0.1", self._target, limit=1 << 22)
@@ -200,9 +215,8 @@ def _about(operation: str, request: bytes) -> dict[str, Any]:
     fence = values.get(":seen_fence", {}).get("N")
     if fence is not None:
         about["fence"] = int(fence)
-        # The owner's condition is `locked, fence = mine`; a reclaim and an expiry add the lease that they saw.
-        about["owners"] = "#ItemState = :locked" in condition and ":lease_limit" not in condition
-        about["owners"] &= ":seen_lease_end" not in condition
+    # The owner's condition is `locked, fence = mine`; a reclaim and an expiry add the lease that they saw.
+    about["owners"] = condition.startswith("#ItemState = :locked") and ":seen_lease_end" not in condition
     return about
 
 

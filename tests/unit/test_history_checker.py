@@ -349,6 +349,8 @@ def test_a_late_copy_of_an_owner_s_write_must_be_refused_once_another_owns_the_i
     second = claim(50, 2, actor="q")
     late = op("late", 60, actor="network", fence=1, owners=True)
     assert verdict(claim(1, 1), second, late) == {"acting"}
+    unfenced = op("late", 60, actor="network", owners=True, stale=True)
+    assert verdict(claim(1, 1), second, unfenced) == {"acting"}
 
 
 def test_a_nest_recorded_by_whoever_has_no_such_claim_is_a_violation() -> None:
