@@ -147,7 +147,6 @@ def test_an_s3_that_stays_away_is_a_task_error_that_says_so(
     assert world.ledger.item("a").state is State.DONE
 
 
-@pytest.mark.parametrize("script", [CHECKED, BULKY], ids=["outputs to check", "results to store"])
 def test_a_nest_that_failed_keeps_its_reason_when_its_results_cannot_be_stored_either(
     tmp_path: Path, store: Store, quick: Callable[[float], None]
 ) -> None:
@@ -163,6 +162,7 @@ def test_a_nest_that_failed_keeps_its_reason_when_its_results_cannot_be_stored_e
     assert "exit code 65" in item.message
 
 
+@pytest.mark.parametrize("script", [CHECKED, BULKY], ids=["outputs to check", "results to store"])
 def test_a_term_while_s3_is_away_hands_back_at_once(
     tmp_path: Path, store: Store, quick: Callable[[float], None], script: str
 ) -> None:
