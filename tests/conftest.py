@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 settings.register_profile("pyanamo", deadline=None)
 settings.load_profile("pyanamo")
 
+# Where the tests run in the background of a shell, Ctrl-C is ignored, and what they start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 NOBODY = "http://127.0.0.1:9"  # nothing listens there: a test that forgets its endpoint fails, and reaches no AWS
 KEPT = ("PYANAMO_GATK_CACHE", "PYANAMO_MAVEN_REPOSITORY")
 # Helpers of multiprocessing end with this very process, not before.

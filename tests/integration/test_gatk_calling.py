@@ -220,7 +220,7 @@ def test_without_arguments_the_script_explains_itself() -> None:
     environ = {**os.environ, "PYANAMO_PYTHON": sys.executable}
     done = subprocess.run([str(SCRIPT)], env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 64
-    assert "usage: HaplotypeCaller-1KG.sh SAMPLE LOCUS" in done.stderr
+    assert "usage: HaplotypeCaller-1KG.sh [--sex male|female|unknown] SAMPLE LOCUS" in done.stderr
 
 
 def test_a_womans_y_is_left_out_and_recorded_as_such(call: Any, tmp_path: Path) -> None:
