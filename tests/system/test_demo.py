@@ -26,7 +26,18 @@ class Running:
     def __init__(self, folder: Path, *arguments: str, environment: dict[str, str] | None = None) -> None:
         self.folder = folder
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "pyanamo", "demo", "--folder", str(folder), *arguments],
+            # Under nohup a demo rightly goes on after a hang-up; these are not to inherit that.
+            [
+                "env",
+                "--default-signal=HUP",
+                sys.executable,
+                "-m",
+                "pyanamo",
+                "demo",
+                "--folder",
+                str(folder),
+                *arguments,
+            ],
             cwd=folder.parent,
             env=os.environ | (environment or {}),
             stdin=subprocess.DEVNULL,
