@@ -94,7 +94,11 @@ def test_pilots_are_children_of_the_runs_root_flow_run_and_nests_their_task_runs
     assert graph == [("flow-run", "pilot / pilot 0", "COMPLETED"), ("flow-run", "pilot / pilot 1", "COMPLETED")]
     # And every nest is a task run with its own outcome
     for index, (_, what) in enumerate(told):
-        runs = eventually(lambda what=what: api.task_runs(what["flow_run_id"]), lambda seen: len(seen) == 6)
+        runs = eventually(
+            lambda what=what: api.task_runs(what["flow_run_id"]),
+            # The server writes task runs from their events, a moment after these have come.
+            lambda seen: len(seen) == 6 and all(run["state_type"] in {"COMPLETED", "FAILED"} for run in seen),
+        )
         states = {run["name"]: run["state_type"] for run in runs}
         assert states == {f"S{index} v{n}": "FAILED" if n == 2 else "COMPLETED" for n in range(6)}
         assert "claimed" in api.logs(what["flow_run_id"])
