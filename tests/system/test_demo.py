@@ -18,6 +18,8 @@ import pytest
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 SMALL = ("--samples", "2", "--size", "30000")
+INTERRUPTED = {130, -signal.SIGINT}
+"""A shell sees 130 in both. Python dies of the signal itself if that came within an `exec` of text, e.g. of a dataclass."""
 
 
 class Running:
@@ -153,7 +155,7 @@ def test_ctrl_c_leaves_no_process_whenever_it_comes(folder: Path, moment: str):
     demo = Running(folder, *SMALL)
     demo.wait_for(moment)
     demo.process.send_signal(signal.SIGINT)
-    assert demo.ended() == 130, demo.text
+    assert demo.ended() in INTERRUPTED, demo.text
     assert processes_of(folder) == []
 
 
@@ -172,7 +174,7 @@ def test_term_and_hang_up_end_it_in_order_too(folder: Path, number: signal.Signa
     demo = Running(folder, *SMALL)
     demo.wait_for("locked 2")
     demo.process.send_signal(number)
-    assert demo.ended() == 130
+    assert demo.ended() in INTERRUPTED
     assert processes_of(folder) == []
 
 
