@@ -285,3 +285,16 @@ def kill_pilots(place: Place, run: Run, batch_job: str = "") -> int:
                 os.kill(pid, signal.SIGKILL)
                 killed += 1
     return killed
+
+
+def watched_by_two(place: Place) -> None:
+    """Two watchers start together on a line that loses something of SubmitJob: both see the run complete, by one array."""
+    workflow = place.workflow(pilots=2)
+    ledger, version = place.filled(workflow, sleeping(6, 0.3))
+    run = driver.begin(ledger, version, workflow)
+    both = [Watched(place, ledger, run, workflow, patience=QUICK_PATIENCE) for _ in range(2)]
+    outcomes = [each.outcome() for each in both]
+    assert [outcome.outcome for outcome in outcomes] == ["completed"] * 2
+    recorded_once(ledger)
+    assert len(place.jobs(run)) == 1
+    assert len(arrays_that_worked(ledger)) == 1

@@ -18,6 +18,7 @@ from fleet_fire import (
     run_with_a_bad_host,
     run_with_reclaimed_pilots,
     start_driver,
+    watched_by_two,
 )
 from killed_driver import ON_ITS_WAY, QUICK_PATIENCE, STEPS
 
@@ -75,20 +76,11 @@ def test_a_double_that_arrives_late_never_works_and_is_found_and_ended(
 def test_two_watchers_at_once_and_a_request_that_is_lost_make_one_array(
     misbehaving_cloud: LocalCloud, unique_name: str, tmp_path: Path
 ):
-    # Given two watchers that start together, and a network that loses the request of SubmitJob
+    # Given a network that loses the request of SubmitJob
     place = Place(misbehaving_cloud, unique_name, tmp_path)
-    workflow = place.workflow(pilots=2)
-    ledger, version = place.filled(workflow, sleeping(6, 0.3))
-    run = driver.begin(ledger, version, workflow)
     place.cloud.drop("batch", "SubmitJob")
-    # When both watch
-    both = [Watched(place, ledger, run, workflow, patience=QUICK_PATIENCE) for _ in range(2)]
-    outcomes = [each.outcome() for each in both]
-    # Then both see the run complete, by one array
-    assert [outcome.outcome for outcome in outcomes] == ["completed"] * 2
-    recorded_once(ledger)
-    assert len(place.jobs(run)) == 1
-    assert len(arrays_that_worked(ledger)) == 1
+    # When two watchers start together, then one array does it all
+    watched_by_two(place)
 
 
 def test_a_host_with_a_full_disk_does_not_swallow_an_array_of_two_hundred(
