@@ -9,7 +9,7 @@ left neighbour's deletion covers; such a deletion is named, and a trimmed file i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +17,26 @@ from typing import Any, cast
 from pyanamo_core.errors import GvcfInvalid
 from pyanamo_core.genomics.intervals import Locus
 from pyanamo_core.genomics.records import BGZF_EOF, REFERENCE_ALLELES, Record, has_bgzf_eof, open_gvcf, read_record
+
+SUMMED = (
+    "bases",
+    "bases_missing",
+    "blocks_overlapping",
+    "records",
+    "blocks",
+    "variants",
+    "snv",
+    "indel",
+    "ts",
+    "tv",
+    "het",
+    "hom",
+    "haploid",
+    "nocall",
+    "multiallelic",
+    "spanning",
+)
+"""Figures of a locus whose sum over loci means something."""
 
 _TRANSITIONS = frozenset({("A", "G"), ("G", "A"), ("C", "T"), ("T", "C")})
 
@@ -57,13 +77,17 @@ class LocusFigures:
     blocks: int = 0
     counts: dict[str, int] = field(
         default_factory=lambda: _ints(
-            "variants", "snv", "indel", "ts", "tv", "het", "hom", "nocall", "multiallelic", "spanning"
+            "variants", "snv", "indel", "ts", "tv", "het", "hom", "haploid", "nocall", "multiallelic", "spanning"
         )
     )
     variant_gq_over: dict[str, int] = field(default_factory=lambda: _ints(20, 60, 90))
     ref_bases_by_gq: dict[str, int] = field(default_factory=lambda: _ints("0", "1-19", "20-59", "60-98", "99"))
     depth_sum: int = 0
     depth_bases: int = 0
+    par: Sequence[tuple[int, int]] = ()
+    """Pseudoautosomal regions of its contig, 0-based, half-open; their depth is kept apart, too."""
+    par_depth_sum: int = 0
+    par_bases: int = 0
     left_deletion: LeftDeletion | None = None
     first_missing: int | None = None
 
@@ -78,7 +102,7 @@ class LocusFigures:
             self.blocks_to = max(self.blocks_to, high)
             self.records += 1
             self.blocks += 1
-            self._block(record, high - low + 1)
+            self._block(record, low, high)
         elif record.position >= self.locus.start:
             self.records += 1
             self._variant(record)
@@ -93,8 +117,8 @@ class LocusFigures:
             self.bases_missing += self.locus.end - self.covered_to
             self.covered_to = self.locus.end
 
-    def _block(self, record: Record, bases: int) -> None:
-        values = record.sample()
+    def _block(self, record: Record, low: int, high: int) -> None:
+        values, bases = record.sample(), high - low + 1
         # bcftools gives blocks no GQ: each reference read halves the odds of a heterozygote, 3 on the Phred scale.
         depth = _number(values.get("DP") or values.get("MIN_DP"))
         quality = _number(values["GQ"]) if "GQ" in values else min(99, 3 * depth)
@@ -112,6 +136,10 @@ class LocusFigures:
         self.ref_bases_by_gq[name] += bases
         self.depth_sum += depth * bases
         self.depth_bases += bases
+        for begin, end in self.par:
+            inside = max(0, min(high, end) - max(low, begin + 1) + 1)
+            self.par_depth_sum += depth * inside
+            self.par_bases += inside
 
     def _variant(self, record: Record) -> None:
         values, counts = record.sample(), self.counts
@@ -124,7 +152,8 @@ class LocusFigures:
         if not alleles:
             return
         counts["variants"] += 1
-        counts["hom" if len(set(called)) == 1 else "het"] += 1
+        # A haploid call says nothing of heterozygosity: a male's X must not make his het/hom look low.
+        counts["haploid" if len(called) == 1 else "hom" if len(set(called)) == 1 else "het"] += 1
         quality = _number(values.get("GQ"))
         for threshold in self.variant_gq_over:
             self.variant_gq_over[threshold] += quality > int(threshold)
@@ -140,9 +169,18 @@ class LocusFigures:
             elif len(alt) != len(record.ref):
                 counts["indel"] += 1
 
+    @property
+    def block_bases(self) -> int:
+        """Bases of the locus that stand in reference blocks."""
+        return sum(self.ref_bases_by_gq.values())
+
+    @property
+    def callable_bases(self) -> int:
+        """Of `block_bases`, those with GQ of 20 or more."""
+        return sum(bases for band, bases in self.ref_bases_by_gq.items() if band not in ("0", "1-19"))
+
     def as_dict(self) -> dict[str, Any]:
         """The QC record's figures of this locus, ready for JSON."""
-        good = sum(v for k, v in self.ref_bases_by_gq.items() if k not in ("0", "1-19"))
         left = self.left_deletion
         return {
             "locus": str(self.locus),
@@ -156,7 +194,7 @@ class LocusFigures:
             "variant_gq_over": self.variant_gq_over,
             "ref_bases_by_gq": self.ref_bases_by_gq,
             "mean_depth": round(self.depth_sum / max(1, self.depth_bases), 2),
-            "callable_fraction": round(good / max(1, sum(self.ref_bases_by_gq.values())), 4),
+            "callable_fraction": round(self.callable_bases / max(1, self.block_bases), 4),
             "left_deletion": None if left is None else {"pos": left.position, "ref_length": left.reference_length},
         }
 
@@ -180,29 +218,40 @@ class Inspection:
         return sum(x.bases_missing for x in self.loci)
 
     def as_dict(self) -> dict[str, Any]:
-        """Totals and the figures of each locus, ready for JSON."""
+        """Totals, the bases and depth of each contig, and the figures of each locus, ready for JSON."""
         each = [x.as_dict() for x in self.loci]
-        summed = (
-            "bases",
-            "bases_missing",
-            "blocks_overlapping",
-            "records",
-            "blocks",
-            "variants",
-            "snv",
-            "indel",
-            "ts",
-            "tv",
-        )
-        summed += ("het", "hom", "nocall", "multiallelic", "spanning")
         return {
             "sample": self.samples[0] if len(self.samples) == 1 else None,
             "samples": self.samples,
             "bgzf_eof": self.bgzf_eof,
             "indexed": self.indexed,
-            **{name: sum(x[name] for x in each) for name in summed},
+            **{name: sum(x[name] for x in each) for name in SUMMED},
+            **{name: _added(x[name] for x in each) for name in ("variant_gq_over", "ref_bases_by_gq")},
+            "contigs": self.contigs(),
             "loci": each,
         }
+
+    def contigs(self) -> dict[str, dict[str, int]]:
+        """Contig to sums, from which means over any set of nests follow without rounding.
+
+        `depth_sum` is over `depth_bases`, of which `par_bases` (with `par_depth_sum`) are pseudoautosomal;
+        `callable_bases` (GQ of 20 or more) are of `block_bases`.
+        """
+        found: dict[str, dict[str, int]] = {}
+        for x in self.loci:
+            sums = {name: getattr(x, name) for name in ("depth_sum", "depth_bases", "block_bases", "callable_bases")}
+            if x.par_bases:
+                sums |= {"par_depth_sum": x.par_depth_sum, "par_bases": x.par_bases}
+            found[x.locus.contig] = _added([found.get(x.locus.contig, {}), {"bases": x.locus.bases, **sums}])
+        return found
+
+
+def _added(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for part in parts:
+        for name, value in part.items():
+            total[name] = total.get(name, 0) + value
+    return total
 
 
 def inspect(
@@ -212,6 +261,7 @@ def inspect(
     sample: str | None = None,
     non_ref: bool = True,
     left: Mapping[Locus, LeftDeletion] | None = None,
+    par: Mapping[str, Sequence[tuple[int, int]]] | None = None,
     binary: bool = True,
 ) -> Inspection:
     """Read a gVCF once and judge it over these loci (sorted, disjoint).
@@ -220,6 +270,7 @@ def inspect(
         sample: the only sample it may hold.
         non_ref: every record must list <NON_REF>, as GATK's do.
         left: deletions of left neighbours that may cover the first bases of a trimmed locus.
+        par: contig to pseudoautosomal regions (0-based, half-open), whose depth is kept apart.
         binary: demand a BGZF end and an index beside it.
 
     Raises:
@@ -228,6 +279,7 @@ def inspect(
     figures = [LocusFigures(x, max(x.start - 1, (left or {}).get(x, LeftDeletion(0, 0)).end)) for x in loci]
     for figure in figures:
         figure.left_deletion = (left or {}).get(figure.locus)
+        figure.par = (par or {}).get(figure.locus.contig, ())
     problems: list[str] = []
     with open_gvcf(path) as (header, lines):
         samples = header[-1].rstrip("\n").split("\t")[9:]

@@ -40,9 +40,12 @@ def load(job: Job, made: Made, target: Target, work: Path) -> dict[str, Any]:
         "outputs": [stored.as_dict() for stored in target.stored],
         "figures": {
             "sample": made.extracted.sample,
+            "sex": job.sex_of(made.extracted.sample),
             "variants": sum(f["variants"] for f in figures),
             "gvcfs": figures,
             "left_out": [group.value for group in made.extracted.left_out],
+            "caller": job.parameters.caller,
+            "caller_version": job.version,
             "parameters_hash": job.parameters.hash(job.version),
             **_circumstances(job, made),
         },
@@ -99,8 +102,7 @@ def report(made: Made, result: Mapping[str, Any], environ: Mapping[str, str]) ->
     for group, _, found in made.gvcfs:
         total = found.as_dict()
         depth = sum(x.depth_sum for x in found.loci) / max(1, sum(x.depth_bases for x in found.loci))
-        callable_bases = sum(n for x in found.loci for k, n in x.ref_bases_by_gq.items() if k not in ("0", "1-19"))
-        share = callable_bases / max(1, sum(sum(x.ref_bases_by_gq.values()) for x in found.loci))
+        share = sum(x.callable_bases for x in found.loci) / max(1, sum(x.block_bases for x in found.loci))
         titv = total["ts"] / max(1, total["tv"])
         columns = [made.extracted.sample, group.value, total["variants"], total["snv"], total["indel"]]
         print("PyAnamo:", *columns, f"{titv:.2f}", f"{depth:.1f}", f"{share:.4f}", sep="\t", flush=True)

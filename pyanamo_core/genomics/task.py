@@ -180,8 +180,10 @@ def make(job: Job, work: Path) -> Made:
         targets = {work / f"{sample}.{g.stem}.g.vcf.gz": g.loci for g in extracted.groups}
         trim(raw, targets, job.reference, _header_lines(job, extracted, left))
         raw.unlink()
+        known = genome_of(job.dictionary)
+        par = known.par if known else None
         gvcfs = [
-            (group, path, check(path, group.loci, sample=sample, non_ref=non_ref, left=left))
+            (group, path, check(path, group.loci, sample=sample, non_ref=non_ref, left=left, par=par))
             for group, path in zip(extracted.groups, targets, strict=True)
         ]
     return Made(extracted, gvcfs, called, intervals)

@@ -16,17 +16,20 @@ SUMMED = (
     "tv",
     "het",
     "hom",
+    "haploid",
     "nocall",
     "multiallelic",
     "spanning",
 )
+BANDS = ("variant_gq_over", "ref_bases_by_gq")
 
 
 def tabular(figures: Mapping[str, Any]) -> dict[str, Any]:
     """A nest's figures as names and values.
 
     The list `gvcfs` of task_scripts/HaplotypeCaller-1KG.sh (a QC record for each file) becomes totals: counts are
-    summed, depth and callable fraction are means weighted by bases, `titv` and `het_hom` are ratios of the sums.
+    summed, GQ bands too; depth and callable fraction are means weighted by bases, `titv` and `het_hom` are ratios of
+    the sums.
     """
     rest = {name: value for name, value in figures.items() if name != "gvcfs"}
     gvcfs = figures.get("gvcfs")
@@ -65,9 +68,44 @@ def _calling(gvcfs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         told["titv"] = round(told["ts"] / told["tv"], 3)
     if told.get("hom"):
         told["het_hom"] = round(told["het"] / told["hom"], 3)
-    loci = [locus for one in gvcfs for locus in cast("list[Mapping[str, Any]]", one.get("loci") or ())]
-    bases = sum(int(one.get("bases") or 0) for one in loci)
-    for name in ("mean_depth", "callable_fraction"):
-        if bases and all(name in one for one in loci):
-            told[name] = round(sum(one[name] * one["bases"] for one in loci) / bases, 4)
+    for name in BANDS:
+        for one in gvcfs:
+            for band, count in cast("Mapping[str, int]", one.get(name) or {}).items():
+                told[f"{name}.{band}"] = told.get(f"{name}.{band}", 0) + count
+    return told | _means(gvcfs)
+
+
+def contigs(gvcf: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+    """Contig to the sums `bases, depth_sum, depth_bases, block_bases, callable_bases` (and `par_…`) of a QC record.
+
+    Records of before these sums were kept give them from their loci's means, weighted by bases.
+    """
+    kept = gvcf.get("contigs")
+    if isinstance(kept, Mapping):
+        return dict(cast("Mapping[str, Mapping[str, float]]", kept))
+    found: dict[str, dict[str, float]] = {}
+    for locus in cast("list[Mapping[str, Any]]", gvcf.get("loci") or ()):
+        bases = int(locus.get("bases") or 0)
+        sums = found.setdefault(str(locus.get("locus", "")).rpartition(":")[0], {"bases": 0})
+        sums["bases"] += bases
+        for mean, total, over in (
+            ("mean_depth", "depth_sum", "depth_bases"),
+            ("callable_fraction", "callable_bases", "block_bases"),
+        ):
+            if mean in locus:
+                sums[total] = sums.get(total, 0) + float(locus[mean]) * bases
+                sums[over] = sums.get(over, 0) + bases
+    return dict(found)
+
+
+def _means(gvcfs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    every = [sums for one in gvcfs for sums in contigs(one).values()]
+    told: dict[str, float] = {}
+    for mean, total, over in (
+        ("mean_depth", "depth_sum", "depth_bases"),
+        ("callable_fraction", "callable_bases", "block_bases"),
+    ):
+        bases = sum(sums.get(over, 0) for sums in every)
+        if bases:
+            told[mean] = round(sum(sums.get(total, 0) for sums in every) / bases, 4)
     return told

@@ -225,3 +225,29 @@ def test_the_hook_looks_at_the_end_of_what_was_put() -> None:
     assert verify_outputs({**call, "read_end": read_end}, outputs) is None
     assert "BGZF end" in str(verify_outputs({**call, "read_end": read_end}, outputs))
     assert asked == [outputs[0]["uri"]] * 2
+
+
+def test_depth_in_par_is_kept_apart_from_the_rest_of_its_contig(tmp_path: Path) -> None:
+    # Given a block of depth 30 over 1-500, of which PAR is 0-based 100-200, and two loci
+    gvcf = write_gvcf(tmp_path / "x.g.vcf.gz", [block(1, 500)])
+    loci = [Locus("c", 51, 150), Locus("c", 151, 400)]
+    # When it is inspected
+    found = inspect(gvcf, loci, par={"c": [(100, 200)]}).as_dict()
+    # Then the contig's sums say what lies in PAR, and the bases are those of the loci
+    sums = found["contigs"]["c"]
+    assert (sums["bases"], sums["depth_bases"], sums["depth_sum"]) == (350, 350, 350 * 30)
+    assert (sums["par_bases"], sums["par_depth_sum"]) == (100, 3000)
+    assert (sums["block_bases"], sums["callable_bases"]) == (350, 350)
+
+
+def test_a_haploid_call_counts_neither_as_het_nor_as_hom(tmp_path: Path) -> None:
+    records = [block(1, 9), variant(10, "A", "C", genotype="1"), variant(11, "A", "C", genotype="1/1"), block(12, 20)]
+    found = inspect(write_gvcf(tmp_path / "x.g.vcf.gz", records), [Locus("c", 1, 20)]).as_dict()
+    assert (found["variants"], found["haploid"], found["hom"], found["het"]) == (2, 1, 1, 0)
+
+
+def test_totals_hold_the_bands_of_quality_of_all_loci(tmp_path: Path) -> None:
+    records = [block(1, 100, quality=15), variant(101, "A", "G"), block(102, 200, quality=50)]
+    found = inspect(write_gvcf(tmp_path / "x.g.vcf.gz", records), [Locus("c", 1, 50), Locus("c", 61, 200)]).as_dict()
+    assert found["ref_bases_by_gq"] == {"0": 0, "1-19": 90, "20-59": 99, "60-98": 0, "99": 0}
+    assert found["variant_gq_over"] == {"20": 1, "60": 1, "90": 1}

@@ -117,3 +117,12 @@ def test_figures_of_several_gvcfs_become_their_totals_and_weighted_means():
 
 def test_a_list_named_gvcfs_that_is_something_else_stays_what_it_is():
     assert tabular({"gvcfs": ["a", "b"]}) == {"gvcfs": "a;b"}
+
+
+def test_a_gvcf_of_many_targets_has_its_means_too_although_its_row_names_no_locus():
+    # Given the figures of an interval list: contigs' sums, no loci
+    sums = {"bases": 100, "depth_sum": 3000, "depth_bases": 100, "block_bases": 80, "callable_bases": 60}
+    gvcf = {"bases": 100, "variants": 3, "contigs": {"c": sums}, "ref_bases_by_gq": {"0": 20, "99": 60}}
+    told = tabular({"gvcfs": [gvcf, gvcf]})
+    assert (told["mean_depth"], told["callable_fraction"]) == (30.0, 0.75)
+    assert (told["ref_bases_by_gq.0"], told["ref_bases_by_gq.99"]) == (40, 120)
