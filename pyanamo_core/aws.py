@@ -217,6 +217,10 @@ class Clients:
 
         return self._get("anonymous", service, region, config)
 
+    def elsewhere(self, endpoint_url: str, region: str | None = None) -> Clients:
+        """Clients of the same credentials for another endpoint, e.g. that of a bucket outside AWS."""
+        return Clients(self._given_session, endpoint_url, region or self.region, read_seconds=self._read_seconds)
+
     def requester_pays_address(self, bucket: str, key: str, seconds: int, region: str | None = None) -> str:
         """A presigned address of an object in a requester-pays bucket, which says in its query who pays.
 

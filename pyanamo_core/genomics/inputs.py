@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pyanamo_core.buckets import BucketClients
 from pyanamo_core.errors import ReadsInvalid
 
 URL_SECONDS = 3600
@@ -79,20 +80,13 @@ class Inputs:
 
         return Clients()
 
-    def _clients_of(self, access: Access) -> Any:
-        if not access.endpoint:
-            return self.clients
-        from pyanamo_core.aws import Clients
-
-        return Clients(endpoint_url=access.endpoint, region=access.region or self.clients.region)
+    @cached_property
+    def _buckets(self) -> BucketClients:
+        return BucketClients(self.clients, self._access.values())
 
     def _s3(self, bucket: str) -> tuple[Any, dict[str, str]]:
         """The client for a bucket, and what each request to it must say besides."""
-        access = self._access.get(bucket, Access(bucket))
-        clients = self._clients_of(access)
-        make = clients.anonymous if access.access == "anonymous" else clients.client
-        more = {"RequestPayer": "requester"} if access.access == "requester_pays" else {}
-        return make("s3", region=access.region or None), more
+        return self._buckets.of(bucket)
 
     def address(self, uri: str) -> str:
         """What htslib opens: the path itself, or an address that is good for an hour. A secret."""
@@ -103,7 +97,7 @@ class Inputs:
         access = self._access.get(bucket, Access(bucket))
         with _explained("presigning"):
             if access.access == "requester_pays":
-                clients = self._clients_of(access)
+                clients = self._buckets.clients_of(access)
                 return str(clients.requester_pays_address(bucket, key, URL_SECONDS, access.region or None))
             s3, _ = self._s3(bucket)
             return str(s3.generate_presigned_url("get_object", {"Bucket": bucket, "Key": key}, ExpiresIn=URL_SECONDS))

@@ -118,7 +118,7 @@ class LocalCloud:
         self._ask("POST", "misbehave", {"kind": kind} | facts)
 
     def behave(self) -> None:
-        """Drop every planned misbehaviour."""
+        """Drop every planned misbehaviour and every bucket's rule; stop watching."""
         self.misbehave("clear")
 
     def forget(self, job_id: str) -> None:
@@ -180,6 +180,24 @@ class LocalCloud:
             times: -1 until `behave`.
         """
         self.misbehave("answer", service=service, operation=operation, shape=shape, times=times, path=path, **facts)
+
+    def bucket_rule(self, bucket: str, access: str = "", region: str = "") -> None:
+        """Let a bucket refuse requests of the wrong shape as S3 does, until `behave`.
+
+        Args:
+            access: `role` refuses unsigned requests, `anonymous` signed ones (as where a role lacks the permission that
+                everybody has), `requester_pays` those that do not say who pays.
+            region: requests signed for another one are answered with PermanentRedirect.
+        """
+        self.misbehave("bucket", bucket=bucket, access=access, region=region)
+
+    def watch(self) -> None:
+        """Remember requests from now on, until `behave`; what was remembered before is forgotten."""
+        self._ask("POST", "watch", {})
+
+    def seen(self) -> list[dict[str, Any]]:
+        """Requests since `watch`: service, operation, path, signed, presigned, payer, region, range, if_match."""
+        return cast("list[dict[str, Any]]", self._ask("GET", "seen", {})["requests"])
 
     def _ask(self, method: str, path: str, told: dict[str, Any]) -> dict[str, Any]:
         port = int(self.endpoint.rpartition(":")[2])

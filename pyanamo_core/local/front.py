@@ -20,6 +20,7 @@ from typing import Any, Final, cast
 from urllib.parse import parse_qs
 
 from pyanamo_core.local.batch_api import OPERATIONS, BatchApi
+from pyanamo_core.local.buckets import Porter, Rule
 from pyanamo_core.local.compute import ClientException, part
 from pyanamo_core.local.engine import Engine
 from pyanamo_core.local.misbehave import Call, Misbehaviour, Plan, error_answer, error_body
@@ -68,6 +69,7 @@ class Front:
         self._moto, self._engine, self._batch, self._token, self._region = moto, engine, batch, token, region
         self._health, self._shut_down, self._dynamodb = health, shut_down, dynamodb
         self._misbehaviour = Misbehaviour()
+        self._porter = Porter()
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._own = threading.local()
 
@@ -79,7 +81,10 @@ class Front:
         service = scope["service"] if scope else "s3"
         region = scope["region"] if scope else self._region
         call = describe_call(service, environ)
-        plan = None if scope and scope["key"] == ENGINE_KEY else self._misbehaviour.next(call)
+        plan = None
+        if not (scope and scope["key"] == ENGINE_KEY):
+            refusal = self._porter.pass_by(call, environ)
+            plan = refusal or self._misbehaviour.next(call)
         if plan is not None and plan.kind in ("answer", "throttle"):
             return _send(start_response, *error_answer(plan, call))
         if plan is not None and plan.kind == "drop":
@@ -161,6 +166,10 @@ class Front:
             told: dict[str, Any] = {}
             if path == "health":
                 told = self._health() | self._engine.counted()
+            elif path == "watch":
+                self._porter.watch()
+            elif path == "seen":
+                told = {"requests": self._porter.seen()}
             elif path == "misbehave":
                 self.misbehave(json.loads(_body(environ)))
             elif path == "shutdown":
@@ -181,6 +190,9 @@ class Front:
         kind = told["kind"]
         if kind == "clear":
             self._misbehaviour.clear()
+            self._porter.clear()
+        elif kind == "bucket":
+            self._porter.set_rule(Rule(told["bucket"], told.get("access", ""), told.get("region", "")))
         elif kind == "forget":
             self._engine.forget(told["job"])
         elif kind == "terminate_host":

@@ -14,11 +14,20 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 from urllib.parse import unquote, urlsplit
 
 from pyanamo_core.aws import explain, is_aws_error
-from pyanamo_core.errors import AwsFailed, EndpointDown, HostFault, PyAnamoError, SetUpError
+from pyanamo_core.buckets import BucketClients, S3Clients, advice
+from pyanamo_core.errors import (
+    AccessDenied,
+    AwsFailed,
+    EndpointDown,
+    HostFault,
+    PyAnamoError,
+    SetUpError,
+    WrongRegion,
+)
 from pyanamo_core.workflow import InputBucket
 
 WEB_SECONDS: Final = 30.0
@@ -28,13 +37,6 @@ _BUSY: Final = frozenset({408, 425, 429})
 _BUSY_CODES: Final = frozenset(
     {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "500", "502", "503", "504"}
 )
-
-
-class S3Clients(Protocol):
-    """What of aws.Clients is needed here."""
-
-    def client(self, service: str, region: str | None = None) -> Any: ...
-    def anonymous(self, service: str = "s3", region: str | None = None) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Fetcher:
     """Fetches from S3 with the access that the workflow's input buckets declare, and from the web."""
 
     def __init__(self, clients: S3Clients | None, inputs: Sequence[InputBucket] = ()) -> None:
-        self._clients = clients
+        self._buckets = BucketClients(clients, inputs) if clients is not None else None
         self._inputs = {each.bucket: each for each in inputs}
 
     def look(self, uri: str) -> Remote | None:
@@ -76,7 +78,7 @@ class Fetcher:
             except Exception as error:
                 if _code(error) in {"404", "NoSuchKey", "NotFound"}:
                     return None
-                raise _fault(uri, error) from error
+                raise self._fault(uri, error) from error
             return Remote(int(head["ContentLength"]), f"{head.get('ETag', '')}{head.get('VersionId') or ''}")
         try:
             with _open(urllib.request.Request(uri, method="HEAD")) as answer:  # noqa: S310 - http(s) only, see is_remote
@@ -111,7 +113,7 @@ class Fetcher:
             except OSError:
                 raise
             except Exception as error:
-                raise _fault(uri, error) from error
+                raise self._fault(uri, error) from error
         else:
             _fetch_web(uri, target)
         if known.bytes is not None and target.stat().st_size != known.bytes:
@@ -130,22 +132,32 @@ class Fetcher:
             for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **more):
                 found += [(str(each["Key"]), str(each["ETag"])) for each in page.get("Contents", [])]
         except Exception as error:
-            raise _fault(uri, error) from error
+            raise self._fault(uri, error) from error
         return sorted(found)
 
     def _s3(self, uri: str) -> tuple[Any, str, str, dict[str, str]]:
         bucket, _, key = uri.removeprefix("s3://").partition("/")
-        if self._clients is None:
+        if self._buckets is None:
             raise SetUpError(reason=f"{uri}: there is no client for S3")
-        access = self._inputs.get(bucket)
-        region = access.region or None if access else None
         try:
-            if access and access.access == "anonymous":
-                return self._clients.anonymous("s3", region), bucket, key, {}
-            more = {"RequestPayer": "requester"} if access and access.access == "requester_pays" else {}
-            return self._clients.client("s3", region), bucket, key, more
+            client, more = self._buckets.of(bucket)
         except PyAnamoError as error:
             raise SetUpError(reason=f"{uri}: {error}") from error
+        return client, bucket, key, more
+
+    def _fault(self, uri: str, error: Exception) -> PyAnamoError:
+        """Whose fault a failed call to S3 is; what the workflow file should say instead, where that may help."""
+        fault = _fault(uri, error)
+        if not is_aws_error(error):
+            return fault
+        bucket = uri.removeprefix("s3://").partition("/")[0]
+        meant = explain(error, "s3", uri)
+        if isinstance(meant, AccessDenied):
+            return SetUpError(reason=f"{fault.facts['reason']} {advice(bucket, self._inputs.get(bucket), 'denied')}")
+        if isinstance(meant, WrongRegion):
+            told = advice(bucket, self._inputs.get(bucket), str(meant.facts["right"]))
+            return SetUpError(reason=f"{fault.facts['reason']} {told}")
+        return fault
 
 
 def verify(path: Path, sha256: str, uri: str) -> None:

@@ -1,0 +1,121 @@
+"""Buckets that others own: read by role, by anybody, by who pays; in another region, at another endpoint.
+
+The local cloud answers as S3 does where a request has the wrong shape (`bucket_rule`) and tells what it was asked
+(`seen`); nobody checks a signature here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pilot_support import make_workflow
+
+from pyanamo_core.aws import Clients
+from pyanamo_core.errors import SetUpError
+from pyanamo_core.local import LocalCloud
+from pyanamo_core.staging import stage
+
+FASTA = b">one\nACGTACGT\n>two\nGGGG\n"
+MODES = ("role", "anonymous", "requester_pays")
+
+
+@pytest.fixture
+def owned(misbehaving_cloud: LocalCloud, cloud_clients: Clients, unique_name: str) -> Iterator[str]:
+    """A bucket of somebody else's with a FASTA, which everybody may read; each test says how it wants to be asked."""
+    s3 = cloud_clients.client("s3")
+    s3.create_bucket(Bucket=unique_name)
+    s3.put_object(Bucket=unique_name, Key="data/x.fa", Body=FASTA, ACL="public-read")
+    misbehaving_cloud.watch()
+    yield unique_name
+    misbehaving_cloud.behave()
+
+
+def staged(clients: Any, root: Path, bucket: str, **declared: str) -> Path:
+    """The path of the FASTA as staging brings it; the bucket is declared if anything is said about it."""
+    inputs = [{"bucket": bucket, **declared}] if declared else []
+    references = [{"name": "ref", "uri": f"s3://{bucket}/data/x.fa"}]
+    told = {"results": "s3://results/prefix", "inputs": inputs}
+    return Path(stage(make_workflow(references=references, buckets=told), clients, root=root).references["ref"])
+
+
+def asked(cloud: LocalCloud, bucket: str) -> list[dict[str, Any]]:
+    """Requests for this bucket since the test began to watch."""
+    return [one for one in cloud.seen() if one["path"].startswith(f"/{bucket}")]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_staging_asks_a_bucket_as_it_is_declared(
+    misbehaving_cloud: LocalCloud, cloud_clients: Clients, owned: str, tmp_path: Path, mode: str
+) -> None:
+    # Given a bucket that refuses everybody who asks in another way
+    misbehaving_cloud.bucket_rule(owned, mode)
+    # When a reference of it is staged
+    assert staged(cloud_clients, tmp_path, owned, access=mode).read_bytes() == FASTA
+    # Then each request had the right shape
+    requests = asked(misbehaving_cloud, owned)
+    assert {(one["signed"], one["payer"]) for one in requests} == {
+        {"role": (True, ""), "anonymous": (False, ""), "requester_pays": (True, "requester")}[mode]
+    }
+    assert not any(one["presigned"] for one in requests)
+
+
+@pytest.mark.parametrize(
+    ("wants", "declared", "advice"),
+    [
+        ("requester_pays", "role", "one whose readers pay `access: requester_pays`"),
+        ("anonymous", "role", "a public bucket needs `access: anonymous`"),
+        ("role", "anonymous", "it is not public: give `access: role`"),
+        ("anonymous", "requester_pays", "the task's role needs s3:GetObject"),
+    ],
+)
+def test_a_bucket_asked_in_the_wrong_way_says_what_the_workflow_file_needs(
+    misbehaving_cloud: LocalCloud,
+    cloud_clients: Clients,
+    owned: str,
+    tmp_path: Path,
+    wants: str,
+    declared: str,
+    advice: str,
+) -> None:
+    misbehaving_cloud.bucket_rule(owned, wants)
+    with pytest.raises(SetUpError, match=f"AWS refused .*It was read with `access: {declared}`.*{advice}"):
+        staged(cloud_clients, tmp_path, owned, access=declared)
+
+
+def test_a_bucket_of_another_region_is_asked_there_and_nowhere_else(
+    misbehaving_cloud: LocalCloud, cloud_clients: Clients, owned: str, tmp_path: Path
+) -> None:
+    # Given a bucket of Ireland's, and a task in Virginia
+    misbehaving_cloud.bucket_rule(owned, "role", region="eu-west-1")
+    # When its region is declared
+    assert staged(cloud_clients, tmp_path / "1", owned, region="eu-west-1").read_bytes() == FASTA
+    # Then nothing was asked in vain
+    assert {one["region"] for one in asked(misbehaving_cloud, owned)} == {"eu-west-1"}
+    # And where it is not declared, the SDK follows S3's answer
+    assert staged(cloud_clients, tmp_path / "2", owned).read_bytes() == FASTA
+    assert {one["region"] for one in asked(misbehaving_cloud, owned)} == {"eu-west-1", "us-east-1"}
+
+
+def test_a_region_that_cannot_be_followed_is_named(
+    misbehaving_cloud: LocalCloud, cloud_clients: Clients, owned: str, tmp_path: Path
+) -> None:
+    misbehaving_cloud.answer("s3", "", "wrong_region", path=f"/{owned}/", times=-1, region="eu-west-1")
+    with pytest.raises(SetUpError, match="set `region: eu-west-1`"):
+        staged(cloud_clients, tmp_path, owned, access="anonymous")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_bucket_at_another_endpoint_is_asked_there(
+    misbehaving_cloud: LocalCloud, owned: str, tmp_path: Path, mode: str
+) -> None:
+    # Given a session that leads nowhere, and a bucket outside AWS
+    nowhere = Clients.with_keys("testing", "testing", "http://127.0.0.1:9", "us-east-1")
+    misbehaving_cloud.bucket_rule(owned, mode, region="elsewhere-1")
+    # When the bucket's endpoint is declared
+    told = {"access": mode, "endpoint": misbehaving_cloud.endpoint, "region": "elsewhere-1"}
+    # Then it is read there, with the session's own credentials where it is signed
+    assert staged(nowhere, tmp_path, owned, **told).read_bytes() == FASTA
+    assert {one["signed"] for one in asked(misbehaving_cloud, owned)} == {mode != "anonymous"}
