@@ -166,13 +166,17 @@ def check_endpoint(url: str) -> None:
         raise EndpointDown(endpoint=url, reason=error.strerror or str(error)) from error
 
 
-def command(*, example: str | Sequence[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def command(
+    *, example: str | Sequence[str], replaces: Sequence[str] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Make a function a command of `pyanamo`.
 
     The function's first parameter is its Context, the others are typer's; it returns data, a Told, or None.
 
     Args:
         example: one or more command lines, shown at the end of its `--help`.
+        replaces: names of global options for which the function has parameters of its own; the global ones are then
+            taken before the sub-command only.
     """
     examples = [example] if isinstance(example, str) else list(example)
 
@@ -182,12 +186,14 @@ def command(*, example: str | Sequence[str]) -> Callable[[Callable[..., Any]], C
         parameters = [
             inspect.Parameter("typer_context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
             *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[p.name]) for p in own),
-            *global_parameters(),
+            *(p for p in global_parameters() if p.name not in replaces),
         ]
 
         @functools.wraps(function)
         def run(*, typer_context: typer.Context, **given: Any) -> None:
-            context = context_of(typer_context, {name: given.pop(name) for name in GLOBALS})
+            context = context_of(
+                typer_context, {name: None if name in replaces else given.pop(name) for name in GLOBALS}
+            )
             raise typer.Exit(guarded(context, lambda: function(context, **given)))
 
         shown = run

@@ -40,7 +40,7 @@ def section(path: str, function: Callable[..., Any]) -> str:
     own = {
         name: parameter.annotation
         for name, parameter in inspect.signature(function).parameters.items()
-        if name not in GLOBALS and hasattr(parameter.annotation, "__metadata__")
+        if parameter.annotation is not GLOBALS.get(name) and hasattr(parameter.annotation, "__metadata__")
     }
     lines = [f"### pyanamo {path}\n\n{inspect.getdoc(function)}\n\n"]
     if listed := options(own):

@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from pyanamo.commands import (
+    again,
     demo,
     fsck,
     gather,
@@ -93,9 +94,9 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
         "items list": items.list_items,
         "items show": items.show,
         "items reset": items.reset,
-        "items redo": items.redo,
+        "items redo": again.redo,
         "items retry": items.retry,
-        "items extend": items.extend,
+        "items extend": again.extend,
         "items cancel": items.cancel,
     },
     "Results": {

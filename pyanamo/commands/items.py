@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pyanamo.addressing import find_nests
 from pyanamo.context import Context, command
 from pyanamo.progress import Bar
 from pyanamo.render import Told, cell, fields, short, span, table, when
@@ -71,7 +70,7 @@ class ItemView:
 
 @dataclass(frozen=True)
 class Moved:
-    """An item after a move."""
+    """An item after a move; `move` is empty where it was left as it is, and `message` then says why."""
 
     item_id: str
     move: str
@@ -234,7 +233,7 @@ def reset(context: Context, items: ITEMS = None, state: ALL_IN = None, yes: YES 
     """Start items from nothing: what they have recorded no longer counts."""
     chosen = _chosen(context, items, state)
     _confirm(context, "Reset", chosen, yes, "; what is recorded of it no longer counts")
-    return _each(context, "reset", chosen, context.ledger.reset)
+    return each(context, "reset", chosen, context.ledger.reset)
 
 
 @command(
@@ -258,7 +257,7 @@ def retry(
 ) -> Told:
     """Try failed or cancelled items again with what they have: done nests stay done. Limits may be changed."""
     chosen = _chosen(context, items, state)
-    return _each(
+    return each(
         context,
         "retry",
         chosen,
@@ -266,39 +265,12 @@ def retry(
     )
 
 
-@command(example=("pyanamo items redo NA12878 chr21:31659566-31669931", "pyanamo items redo NA12878 0 7 --yes"))
-def redo(
-    context: Context,
-    item: ITEM,
-    nests: Annotated[list[str], typer.Argument(metavar="NEST", help="Nests by value or number (from 0).")],
-    yes: YES = False,
-) -> Told:
-    """Do some nests of an item again; the others stay as they are."""
-    row = context.ledger.item(item)
-    numbers = find_nests(item, context.ledger.definition(row), nests)
-    whose = "nest" if len(numbers) == 1 else "nests"
-    listed = ", ".join(str(number) for number in numbers[:10]) + (" …" if len(numbers) > 10 else "")
-    context.confirm(f"Do {whose} {listed} of item {item} again, whatever is recorded", yes=yes)
-    return _each(context, "redo", [row], lambda seen: context.ledger.redo(seen, numbers))
-
-
-@command(example="pyanamo items extend NA12878 chr4:169391809-169613627")
-def extend(
-    context: Context,
-    item: ITEM,
-    values: Annotated[list[str], typer.Argument(metavar="VALUE", help="Values of the new nests.")],
-) -> Told:
-    """Give an item more nests; those that it has stay as they are."""
-    row = context.ledger.item(item)
-    return _each(context, "extend", [row], lambda seen: context.ledger.extend(seen, values))
-
-
 @command(example=("pyanamo items cancel NA12878", "pyanamo items cancel --state todo --yes"))
 def cancel(context: Context, items: ITEMS = None, state: ALL_IN = None, yes: YES = False) -> Told:
     """Cancel items. A pilot that works on one stops at its next beat."""
     chosen = _chosen(context, items, state)
     _confirm(context, "Cancel", chosen, yes, "")
-    return _each(context, "cancel", chosen, context.ledger.cancel)
+    return each(context, "cancel", chosen, context.ledger.cancel)
 
 
 def _chosen(context: Context, names: list[str] | None, state: State | None) -> Iterable[Item]:
@@ -319,19 +291,22 @@ def _confirm(context: Context, verb: str, chosen: Iterable[Item], yes: bool, wha
     context.confirm(f"{verb} {whom} of table {context.table_name}{what_follows}", yes=yes)
 
 
-def _each(context: Context, move: str, items: Iterable[Item], do: Callable[[Item], Item]) -> Told:
-    """Make a move with each item; those that are refused are told at the end, the others are moved."""
+def each(context: Context, move: str, items: Iterable[Item], do: Callable[[Item], Item | Moved]) -> Told:
+    """Make a move with each item; those that are refused are told at the end, the others are moved.
+
+    Args:
+        do: the move; gives the item after it, or what is to be told of it where nothing was to be moved.
+    """
     # A listing is read to its end first: moves would change it under our feet.
     listed = list(items)
     if len(listed) == 1:
-        after = do(listed[0])
-        return _told(move, [Moved(after.item_id, move, after.state, after.cancelled)], [])
+        return moved_told(move, [_as_moved(move, do(listed[0]))], [])
     moved: list[Moved] = []
     reasons: list[str] = []
 
-    def attempt(item: Item) -> Item | Refused:
+    def attempt(item: Item) -> Moved | Refused:
         try:
-            return do(item)
+            return _as_moved(move, do(item))
         except Refused as refusal:
             return refusal
 
@@ -342,7 +317,7 @@ def _each(context: Context, move: str, items: Iterable[Item], do: Callable[[Item
                 if isinstance(after, Refused):
                     reasons.append(f"  {after}")
                 else:
-                    moved.append(Moved(after.item_id, move, after.state, after.cancelled))
+                    moved.append(after)
                 bar.update(count, len(listed))
     finally:
         # After Ctrl-C the moves that have begun end, and no other begins.
@@ -351,10 +326,14 @@ def _each(context: Context, move: str, items: Iterable[Item], do: Callable[[Item
         raise SomeRefused(refused=len(reasons), total=len(listed), reasons="\n".join(reasons[:100]))
     for reason in reasons[:100]:
         context.say(f"refused:{reason}")
-    return _told(move, moved, reasons)
+    return moved_told(move, moved, reasons)
 
 
-def _told(move: str, moved: list[Moved], reasons: list[str]) -> Told:
+def _as_moved(move: str, after: Item | Moved) -> Moved:
+    return after if isinstance(after, Moved) else Moved(after.item_id, move, after.state, after.cancelled)
+
+
+def moved_told(move: str, moved: list[Moved], reasons: list[str]) -> Told:
     return Told(
         moved,
         view=_moved_view,
@@ -367,13 +346,23 @@ def _told(move: str, moved: list[Moved], reasons: list[str]) -> Told:
 def _moved_view(moved: list[Moved]) -> RenderableType:
     if not moved:
         return "nothing to do"
-    if len(moved) > 20:
-        return f"{moved[0].move}: {len(moved)} items are now {', '.join(sorted({str(one.state) for one in moved}))}"
-    return "\n".join(
-        f"{one.item_id}: {one.move}, now {one.state}"
-        + (" until its pilot's next beat" if one.cancelled and one.state is State.LOCKED else "")
-        for one in moved
+    if len(moved) <= 20:
+        return "\n".join(_moved_line(one) for one in moved)
+    did, left = [one for one in moved if one.move], [one for one in moved if not one.move]
+    told = (
+        [f"{did[0].move}: {len(did)} items are now {', '.join(sorted({str(one.state) for one in did}))}"] if did else []
     )
+    if left:
+        told.append(f"{len(left)} items were left as they are: {', '.join(sorted({one.message for one in left})[:5])}")
+    return "\n".join(told)
+
+
+def _moved_line(one: Moved) -> str:
+    if not one.move:
+        return f"{one.item_id}: left as it is: {one.message}"
+    what = f"{one.move} ({one.message})" if one.message else one.move
+    until = " until its pilot's next beat" if one.cancelled and one.state is State.LOCKED else ""
+    return f"{one.item_id}: {what}, now {one.state}{until}"
 
 
 # ---------------------------------------------------------------------------------------------------- words

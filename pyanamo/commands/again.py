@@ -1,0 +1,325 @@
+"""`pyanamo items redo, extend`: some nests again, or more of them; all others stay as they are."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import islice, pairwise
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pyanamo.addressing import find_nest, find_nests, read_region, value_loci
+from pyanamo.commands.items import ALL_IN, THREADS, YES, Moved, NothingNamed, each
+from pyanamo.commands.sheet import read_list
+from pyanamo.context import Context, command
+from pyanamo.render import Told
+from pyanamo_core.errors import BadInput, MoveRefused, NestMissing, NotFound
+from pyanamo_core.model import Definition, Item, Nest, NestStatus, Output, State
+from pyanamo_core.revision import MAX_REDO
+
+if TYPE_CHECKING:
+    from pyanamo_core.genomics.intervals import Locus
+
+_AWS_REGION = re.compile(r"[a-z]{2}(-[a-z]+){1,3}-\d")
+_RECORDED = frozenset({NestStatus.DONE, NestStatus.FAILED})
+
+
+class NothingThere(NotFound):
+    """No item of table {table}{which} has a recorded nest {what}. See what there is with: pyanamo results list"""
+
+
+class LociUnknown(BadInput):
+    """Item {item_id}, nest {nest}: which loci {value} holds is not known, as no manifest of it is recorded. Name such nests with --nest"""
+
+
+class LociOverlap(BadInput):
+    """{new} overlaps {old}{of}: gather refuses loci that overlap. Nothing was changed. Give loci beside those that are there, or say --overlapping if these values are no loci to gather."""
+
+
+class NothingGiven(BadInput):
+    """Give the values of the new nests: after the item, or for many items with --loci FILE."""
+
+    exit_code = 2
+
+
+# ------------------------------------------------------------------------------------------------------------- extend
+
+
+@command(
+    example=(
+        "pyanamo items extend NA12878 chr4:169391809-169613627",
+        "pyanamo items extend --loci more.txt --yes",
+        "pyanamo items extend NA12878 NA12891 --loci more.txt",
+    )
+)
+def extend(
+    context: Context,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ITEM] [VALUE]...", help="An item and the values of its new nests; with --loci: items."
+        ),
+    ] = None,
+    arguments: Annotated[
+        str | None,
+        typer.Option(
+            "--loci", "--args", metavar="FILE|LIST", help="The new nests of each item: a line each, or A,B,C."
+        ),
+    ] = None,
+    state: ALL_IN = None,
+    overlapping: Annotated[
+        bool, typer.Option("--overlapping", help="Take loci that overlap those that are there.")
+    ] = False,
+    yes: YES = False,
+) -> Told:
+    """Give items more nests; those that they have stay as they are, rows and objects.
+
+    With --loci and no item named: every item that is not cancelled. An item that a pilot holds is refused, and the same
+    command given again later extends it; one that has all of these nests is left as it is.
+    """
+    named = list(dict.fromkeys(words or ()))
+    if arguments is None:
+        if not named or state is not None:
+            raise NothingNamed
+        if len(words or ()) < 2:
+            raise NothingGiven
+        row = context.ledger.item(named[0])
+        values = tuple(dict.fromkeys((words or ())[1:]))
+        return each(context, "extend", [row], lambda item: _extended(context, item, values, overlapping))
+    values = tuple(dict.fromkeys(read_list(arguments)))
+    if not values:
+        raise NothingGiven
+    _refuse_overlap((), values, overlapping)
+    chosen = _many(context, named, state)
+    whom = f"{len(chosen):,} items" if named or state else f"every item of table {context.table_name} ({len(chosen):,})"
+    if not named:
+        context.confirm(f"Extend {whom} by up to {len(values):,} nests each", yes=yes)
+    _check_all(context, chosen, values, overlapping)
+    return each(context, "extend", chosen, lambda item: _extended(context, item, values, overlapping))
+
+
+def _many(context: Context, named: Sequence[str], state: State | None) -> list[Item]:
+    """Items by name, in a state, or all but the cancelled ones (a move would revive them)."""
+    if named:
+        if state is not None:
+            raise NothingNamed
+        return [context.ledger.item(name) for name in named]
+    found = context.ledger.items(state)
+    return [item for item in found if state is not None or item.state is not State.CANCELLED]
+
+
+def _check_all(context: Context, items: Sequence[Item], values: tuple[str, ...], overlapping: bool) -> None:
+    """Refuse what overlaps in any item before the first is moved."""
+
+    def check(item: Item) -> None:
+        _refuse_overlap(context.ledger.definition(item).arguments, values, overlapping, item.item_id)
+
+    if not overlapping:
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="extend") as pool:
+            for _ in pool.map(check, items):
+                pass
+
+
+def _extended(context: Context, item: Item, values: tuple[str, ...], overlapping: bool) -> Item | Moved:
+    definition = context.ledger.definition(item)
+    known = frozenset(definition.arguments)
+    new = tuple(value for value in values if value not in known)
+    if not new:
+        return _left(item, "it has these nests already")
+    _refuse_overlap(definition.arguments, new, overlapping, item.item_id)
+    after = context.ledger.extend(item, new)
+    return Moved(after.item_id, "extend", after.state, after.cancelled, f"{len(new)} nests more" if new[1:] else "")
+
+
+def _refuse_overlap(there: tuple[str, ...], new: tuple[str, ...], allowed: bool, item_id: str = "") -> None:
+    known = frozenset(there)
+    found = None if allowed else _overlap(there, tuple(one for one in new if one not in known))
+    if found is not None:
+        raise LociOverlap(old=found[0], new=found[1], of=f" of item {item_id}" if item_id else "")
+
+
+@lru_cache(maxsize=64)
+def _overlap(there: tuple[str, ...], new: tuple[str, ...]) -> tuple[str, str] | None:
+    """A value and a new one that overlap; items mostly have the same loci, so that one look does for all."""
+    places = sorted(
+        (locus, fresh, value)
+        for fresh, values in ((False, there), (True, new))
+        for value in values
+        for locus in value_loci(value)
+    )
+    reach = places[0] if places else None
+    for one, two in pairwise(places):
+        reach = one if reach is None or one[0].contig != reach[0].contig or one[0].end > reach[0].end else reach
+        if reach[0].overlaps(two[0]) and (reach[1] or two[1]):
+            return (reach[2], two[2]) if two[1] else (two[2], reach[2])
+    return None
+
+
+# --------------------------------------------------------------------------------------------------------------- redo
+
+
+@command(
+    example=(
+        "pyanamo items redo NA12878 chr21:31659566-31669931",
+        "pyanamo items redo NA12878 0 7 --yes",
+        "pyanamo items redo --region chr21:31000000-32000000",
+        "pyanamo items redo NA12878 NA12891 --nest chr21:31659566-31669931",
+    ),
+    replaces=("region",),
+)
+def redo(
+    context: Context,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ITEM] [NEST]...", help="An item and its nests by value or number (from 0); else: items."
+        ),
+    ] = None,
+    region: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--region",
+            metavar="REGION",
+            help="Nests with a base in this region of the genome (may be repeated). AWS's goes before `items`.",
+        ),
+    ] = None,
+    nest: Annotated[
+        list[str] | None,
+        typer.Option("--nest", metavar="NEST", help="Nests by value or number, of many items (may be repeated)."),
+    ] = None,
+    state: ALL_IN = None,
+    yes: YES = False,
+) -> Told:
+    """Do some nests again; the others stay as they are, rows and objects.
+
+    With --region or --nest and no item named: of every item that is not cancelled. Only nests with a recorded result
+    are done again, so that the command, stopped in its middle and given again, goes on.
+    """
+    named = list(dict.fromkeys(words or ()))
+    region = _of_the_genome(context, region or ())
+    if not region and not nest:
+        if not named or state is not None:
+            raise NothingNamed
+        return _redo_one(context, named[0], (words or ())[1:], yes)
+    regions = [read_region(one) for one in region]
+    chosen = _many(context, named, state)
+    found = [one for one in _affected(context, chosen, regions, nest or ()) if one[1]]
+    if not found:
+        which = f" named {', '.join(named[:5])}" if named else f" in state {state}" if state else ""
+        what = " or ".join([*(f"that overlaps {one}" for one in region), *(nest or ())])
+        raise NothingThere(table=context.table_name, which=which, what=what)
+    numbers = {item.item_id: wanted for item, wanted in found}
+    count = sum(len(wanted) for wanted in numbers.values())
+    whose = f"{count:,} nests of {len(found):,} items" if count > 1 else f"a nest of item {found[0][0].item_id}"
+    context.confirm(f"Do {whose} of table {context.table_name} again, whatever is recorded", yes=yes)
+    return each(
+        context, "redo", [item for item, _ in found], lambda item: _redone(context, item, numbers[item.item_id])
+    )
+
+
+def _of_the_genome(context: Context, told: Sequence[str]) -> list[str]:
+    """Regions of the genome; what is a region of AWS, as everywhere else, says where the table is."""
+    for one in told:
+        if _AWS_REGION.fullmatch(one):
+            context.region = one
+    return [one for one in told if not _AWS_REGION.fullmatch(one)]
+
+
+def _redo_one(context: Context, name: str, told: Sequence[str], yes: bool) -> Told:
+    row = context.ledger.item(name)
+    if not told:
+        raise NothingNamed(f"Name the nests of item {name} that are to be done again, or give --region or --nest.")
+    numbers = find_nests(name, context.ledger.definition(row), told)
+    whose = "nest" if len(numbers) == 1 else "nests"
+    listed = ", ".join(str(number) for number in numbers[:10]) + (" …" if len(numbers) > 10 else "")
+    context.confirm(f"Do {whose} {listed} of item {name} again, whatever is recorded", yes=yes)
+    return each(context, "redo", [row], lambda seen: _redone(context, seen, numbers))
+
+
+def _redone(context: Context, item: Item, numbers: Sequence[int]) -> Item | Moved:
+    """The redo of any number of nests: a transaction takes 99. What an earlier one sent back is not sent back again."""
+    done, after = 0, item
+    chunks = [numbers[start : start + MAX_REDO] for start in range(0, len(numbers), MAX_REDO)]
+    for chunk in chunks:
+        try:
+            after = context.ledger.redo(after, chunk)
+        except MoveRefused as refused:
+            if not done:
+                raise
+            reason = f"{done} of {len(numbers)} nests are to do again; then: {refused.facts.get('reason', refused)}"
+            raise MoveRefused(move="redo", item_id=item.item_id, reason=reason) from refused
+        done += len(chunk)
+    return Moved(after.item_id, "redo", after.state, after.cancelled, f"{done} nests" if done > 1 else "")
+
+
+def _affected(
+    context: Context, items: Iterable[Item], regions: Sequence[Locus], told: Sequence[str]
+) -> Iterator[tuple[Item, list[int]]]:
+    """Each item with its recorded nests that are meant, many items read at a time."""
+    of_targets = _target_loci(context)
+
+    def look(item: Item) -> tuple[Item, list[int]]:
+        definition = context.ledger.definition(item)
+        recorded = {n: nest for n, nest in context.ledger.nests(item).items() if nest.status in _RECORDED}
+        wanted = {number for number in _named(item, definition, told) if number in recorded}
+        if regions:
+            for number, nest in recorded.items():
+                value = definition.value(number)
+                loci = of_targets(nest, value) if value.startswith("@") else value_loci(value)
+                if any(locus.overlaps(one) for locus in loci for one in regions):
+                    wanted.add(number)
+        return item, sorted(wanted)
+
+    todo = iter(items)
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="redo") as pool:
+        while batch := list(islice(todo, 4 * THREADS)):
+            yield from pool.map(look, batch)
+
+
+def _named(item: Item, definition: Definition, told: Sequence[str]) -> Iterator[int]:
+    """Numbers of the nests that are named, as far as this item has them."""
+    for one in told:
+        try:
+            yield find_nest(item.item_id, definition, one)
+        except NestMissing:
+            continue
+
+
+def _target_loci(context: Context) -> Callable[[Nest, str], list[Locus]]:
+    """The loci of an interval list of the archive, from the manifest of a nest that was done with it; read once each."""
+    known: dict[tuple[str, str], list[Locus]] = {}
+
+    def loci(nest: Nest, value: str) -> list[Locus]:
+        key = (value, nest.revision)
+        if key not in known:
+            uri = next((one.uri for one in _outputs(context, nest) if one.uri.endswith(".manifest.json")), "")
+            if not uri and nest.status is NestStatus.FAILED:
+                return []
+            if not uri:
+                raise LociUnknown(item_id=nest.item_id, nest=nest.index, value=value)
+            known[key] = [locus for one in _manifest_loci(context, uri) for locus in value_loci(one)]
+        return known[key]
+
+    return loci
+
+
+def _outputs(context: Context, nest: Nest) -> tuple[Output, ...]:
+    from pyanamo_core.report.results import s3_fetch, unfolded
+
+    return unfolded(nest, s3_fetch(context.clients)).outputs if nest.overflow else nest.outputs
+
+
+def _manifest_loci(context: Context, uri: str) -> list[str]:
+    from pyanamo_core.genomics.inputs import Inputs
+
+    clients = context.clients if uri.startswith("s3://") else None
+    data, _ = Inputs(clients=clients).read_range(uri, 0, 1 << 26)
+    return [str(one) for one in json.loads(data)["loci"]]
+
+
+def _left(item: Item, why: str) -> Moved:
+    return Moved(item.item_id, "", item.state, item.cancelled, why)
