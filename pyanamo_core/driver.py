@@ -59,9 +59,11 @@ __all__ = [
     "RecoverReport",
     "begin",
     "cancel",
+    "carry_on",
     "drain",
     "explain_run",
     "fan_out",
+    "import_items",
     "provision",
     "recover",
     "run",
@@ -355,31 +357,65 @@ def run(
     done = provision(clients, workflow)
     ledger = DynamoLedger(clients, done.table, rules=workflow.rules, clock=clock)
     if sheet is not None:
-        _import(ledger, sheet, workflow, update, on_import)
+        import_items(ledger, sheet, workflow, update=update, on_import=on_import)
     begun = begin(ledger, done.version, workflow, run_id=run_id, pilots=pilots, max_failures=max_failures, clock=clock)
     if on_begin is not None:
         on_begin(begun)
+    return carry_on(
+        clients,
+        ledger,
+        begun,
+        workflow,
+        on_progress=on_progress,
+        stop=stop,
+        environment=environment,
+        clock=clock,
+        patience=patience,
+    )
+
+
+def carry_on(
+    clients: Clients,
+    ledger: Ledger,
+    run: Run,
+    workflow: Workflow | None = None,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    stop: threading.Event | None = None,
+    environment: Mapping[str, str] | None = None,
+    clock: Clock | None = None,
+    patience: Patience | None = None,
+) -> Outcome:
+    """Fan a run out that stands in the table, and watch it to its end; what has been submitted is not submitted again.
+
+    Args:
+        workflow: the version that the run pins; None reads it.
+
+    Raises:
+        PyAnamoError: as `fan_out` and `watch`. A run whose first submission is refused is ended as `stopped`.
+    """
+    pinned = workflow or ledger.workflow(run.workflow_version)[1]
     watcher = watcher_name()
     try:
         fan_out(
             clients,
             ledger,
-            begun,
-            workflow,
+            run,
+            pinned,
             watcher=watcher,
             environment=environment,
             clock=clock,
             patience=patience,
         )
     except PyAnamoError as error:
-        if all(each.outcome == "failed" for each in ledger.run(begun.run_id).submissions):
-            ledger.end_run(begun.run_id, "stopped", str(error))
+        if all(each.outcome == "failed" for each in ledger.run(run.run_id).submissions):
+            ledger.end_run(run.run_id, "stopped", str(error))
         raise
     return watch(
         clients,
         ledger,
-        begun.run_id,
-        workflow,
+        run.run_id,
+        pinned,
         watcher=watcher,
         on_progress=on_progress,
         stop=stop,
@@ -389,9 +425,19 @@ def run(
     )
 
 
-def _import(
-    ledger: Ledger, sheet: Sheet, workflow: Workflow, update: bool, on_import: Callable[[int, int], None] | None
+def import_items(
+    ledger: Ledger,
+    sheet: Sheet,
+    workflow: Workflow,
+    *,
+    update: bool = False,
+    on_import: Callable[[int, int], None] | None = None,
 ) -> ImportReport:
+    """Import a whole sheet, or refuse it.
+
+    Raises:
+        SheetConflict: items stand with another definition and were left alone; the others were imported.
+    """
     from pyanamo_core.importer import import_sheet
 
     report = import_sheet(ledger, sheet, update=update, progress=on_import, revision=workflow.revision)

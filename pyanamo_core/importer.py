@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import Protocol
 
 from pyanamo_core.errors import Refused
 from pyanamo_core.model import Imported
 from pyanamo_core.protocols import Ledger
-from pyanamo_core.sheet import Sheet, SheetRow
+from pyanamo_core.sheet import SheetRow
 
 SHOWN_CONFLICTS = 1000
 """So many conflicts are kept with their reason; the others are counted."""
@@ -41,9 +42,17 @@ class ImportReport:
     """The first 1,000, by line."""
 
 
+class Rows(Protocol):
+    """Items to import, and how many: a sheet, or rows in memory."""
+
+    @property
+    def items(self) -> int: ...
+    def rows(self) -> Iterable[SheetRow]: ...
+
+
 def import_sheet(
     ledger: Ledger,
-    sheet: Sheet,
+    sheet: Rows,
     *,
     update: bool = False,
     progress: Callable[[int, int], None] | None = None,

@@ -1,0 +1,266 @@
+"""A chain of steps on ledgers in memory: order, skipping, going on after any interruption, and what stops it."""
+
+from __future__ import annotations
+
+import pytest
+from chain_support import Killed, World
+
+from pyanamo_core import driver
+from pyanamo_core.chain import (
+    StepEmpty,
+    StepIncomplete,
+    StepRevisionChanged,
+    StepsReversed,
+    StepState,
+    StepStopped,
+    StepUnknown,
+)
+from pyanamo_core.model import Definition, Mode, State
+
+ALL = ["Calls/S0", "Calls/S1", "Calls/S2"]
+ALL += ["Calls-gather/S0", "Calls-gather/S1", "Calls-gather/S2"]
+ALL += ["Calls-joint/r0", "Calls-joint/r1", "Calls-joint/cohort"]
+
+
+def states(world: World, **how) -> list[str]:
+    return [f"{look.step} {look.state}" for look in world.chain(**how).look()]
+
+
+def all_done(world: World) -> None:
+    assert states(world) == ["call done", "gather done", "joint done", "concat done", "report done"]
+
+
+def test_each_step_runs_when_what_it_needs_is_done():
+    world = World()
+    looks = world.run()
+    assert [look.step for look in looks] == ["call", "gather", "joint", "concat", "report"]
+    order = [name.partition("/")[0] for name in world.ran]
+    assert order == ["Calls"] * 3 + ["Calls-gather"] * 3 + ["Calls-joint"] * 3
+    assert sorted(world.ran) == sorted(ALL)
+    assert world.ran[-1] == "Calls-joint/cohort"
+    all_done(world)
+
+
+def test_what_is_done_is_not_done_again():
+    world = World()
+    world.run()
+    ran, begun = list(world.ran), list(world.begun)
+    looks = world.run()
+    assert (world.ran, world.begun) == (ran, begun)
+    assert {look.state for look in looks} == {StepState.DONE}
+
+
+def test_a_sample_that_was_done_again_makes_its_gather_and_what_follows_again_and_nothing_else():
+    # Given a cohort, and a nest of one sample that is to be done again
+    world = World()
+    world.run()
+    call = world.tables["Calls"]
+    call.redo(call.item("S1"), [0])
+    world.ran.clear()
+    # When the chain is run again
+    world.run()
+    # Then that sample is called and gathered again, and the regions and the cohort follow
+    assert sorted(world.ran) == sorted(
+        ["Calls/S1", "Calls-gather/S1", "Calls-joint/r0", "Calls-joint/r1", "Calls-joint/cohort"]
+    )
+    all_done(world)
+
+
+def test_a_new_sample_is_called_and_gathered_and_the_old_ones_are_left_alone():
+    world = World()
+    world.run()
+    before = {i.item_id: i for i in world.tables["Calls-gather"].items()}
+    world.tables["Calls"].import_item("S9", "call", Definition(script="call"))
+    world.ran.clear()
+    world.run()
+    assert sorted(world.ran)[:2] == ["Calls-gather/S9", "Calls-joint/cohort"]
+    after = {i.item_id: i for i in world.tables["Calls-gather"].items()}
+    assert {name: after[name] for name in before} == before
+
+
+def effects() -> int:
+    world = World()
+    world.run()
+    return world.effects
+
+
+@pytest.mark.parametrize("die_at", range(effects()))
+def test_a_chain_killed_anywhere_goes_on_and_does_nothing_twice(die_at):
+    # Given a chain that dies at one of its effects
+    world = World()
+    world.die_at = die_at
+    with pytest.raises(Killed):
+        world.run()
+    # When the same is given again
+    world.die_at = None
+    world.run()
+    # Then all is done, each item once
+    all_done(world)
+    assert sorted(world.ran) == sorted(ALL)
+
+
+def test_a_chain_killed_while_its_run_goes_on_carries_that_run_on():
+    world = World()
+    world.die_at = 5
+    with pytest.raises(Killed):
+        world.run()
+    live = [run.run_id for ledger in world.tables.values() for run in ledger.live_runs()]
+    world.die_at = None
+    world.run()
+    assert len(live) == 1
+    assert len(world.begun) == 4
+    assert any(f"run {live[0]} of table" in line and "carried on" in line for line in world.said)
+    assert not [run for ledger in world.tables.values() for run in ledger.live_runs()]
+
+
+def test_failed_items_stop_the_chain_with_their_causes_and_the_command_that_mends_them():
+    world = World()
+    world.broken = {"Calls-gather/S1"}
+    with pytest.raises(StepIncomplete) as refusal:
+        world.run()
+    told = str(refusal.value)
+    assert "Step gather stops the chain: of 3 items of table Calls-gather are 2 done, 1 failed" in told
+    assert "S1: permanent: no reads" in told
+    assert "pyanamo items retry --state failed --table Calls-gather" in told
+    assert "pyanamo logs S1 --table Calls-gather" in told
+    assert "--partial" in told
+    assert states(world)[1:3] == ["gather failed", "joint waits"]
+    # When it is mended and tried again, then the chain goes on from there
+    world.broken = set()
+    gather = world.tables["Calls-gather"]
+    gather.retry(gather.item("S1"))
+    world.ran.clear()
+    world.run()
+    assert world.ran[0] == "Calls-gather/S1"
+    all_done(world)
+
+
+def test_a_chain_with_failed_items_begins_no_run_until_they_are_mended():
+    world = World()
+    world.broken = {"Calls/S0"}
+    for _ in range(2):
+        with pytest.raises(StepIncomplete):
+            world.run()
+    assert world.begun == ["Calls"]
+
+
+def test_partial_goes_on_without_failed_items():
+    world = World()
+    world.broken = {"Calls/S1"}
+    looks = world.run(partial=True)
+    assert [look.state for look in looks][:2] == [StepState.PARTIAL, StepState.DONE]
+    assert sorted(i.item_id for i in world.tables["Calls-gather"].items()) == ["S0", "S2"]
+    assert states(world, partial=True)[0] == "call partial"
+
+
+def test_partial_does_not_go_on_with_nothing():
+    world = World(samples=1)
+    world.broken = {"Calls/S0"}
+    with pytest.raises(StepIncomplete):
+        world.run(partial=True)
+
+
+def test_items_that_no_plan_wants_any_more_are_cancelled_and_taken_up_again_when_one_does():
+    # Given a joint step of three regions that has not begun
+    world = World(regions=3)
+    world.run(last="gather")
+    plan = world.joint_plan()
+    joint = world.ledger("Calls-joint")
+    joint.add_workflow(world.workflow("Calls-joint"))
+    for row in plan.rows:
+        joint.import_item(row.item_id, row.task_id, row.definition)
+    # When the plan has two regions only
+    world.regions = 2
+    assert world.chain().look()[2].stale == 1
+    world.run()
+    # Then the third is cancelled, not called
+    assert joint.item("r2").state is State.CANCELLED
+    assert "Calls-joint/r2" not in world.ran
+    all_done(world)
+    # When it has three again, then the third is called
+    world.regions = 3
+    world.run()
+    assert "Calls-joint/r2" in world.ran
+    all_done(world)
+
+
+@pytest.mark.parametrize("mode", [Mode.DRAIN, Mode.CANCEL])
+def test_a_run_that_is_ended_by_somebody_stops_the_chain_and_the_next_one_begins_a_run_of_its_own(mode):
+    # Given a chain in the middle of a run that a user drains or cancels
+    world = World()
+    world.run(last="call")
+    work = world.work
+
+    def ended(step, opened, live):
+        run_id = "mine"
+        if not opened.ledger.runs():
+            run = driver.begin(opened.ledger, opened.version, opened.workflow, run_id=run_id)
+            opened.ledger.set_mode(run_id, mode, "enough")
+            return work(step, opened, run)
+        return work(step, opened, live)
+
+    outcome = {Mode.DRAIN: "drained", Mode.CANCEL: "cancelled"}[mode]
+    with pytest.raises(StepStopped, match=f"run mine of table Calls-gather is {outcome}"):
+        world.chain().run(ended)
+    # When the chain is run again, then it begins a run of its own
+    world.run()
+    all_done(world)
+
+
+def test_a_run_that_was_draining_already_is_awaited_and_followed_by_a_new_one():
+    world = World()
+    call = world.tables["Calls"]
+    version = call.add_workflow(world.workflow("Calls"))
+    driver.begin(call, version, world.workflow("Calls"), run_id="old")
+    call.set_mode("old", Mode.DRAIN, "night")
+    world.run()
+    assert call.run("old").outcome == "drained"
+    all_done(world)
+
+
+def test_from_and_to_choose_steps():
+    world = World()
+    assert [look.step for look in world.run(last="gather")] == ["call", "gather"]
+    assert "Calls-joint" not in world.tables
+    assert [look.step for look in world.run(first="joint", last="joint")] == ["joint"]
+    assert states(world)[2:] == ["joint done", "concat to do", "report waits"]
+    with pytest.raises(StepUnknown, match=r"no step sing\. The steps are call, gather, joint, concat, report"):
+        world.run(first="sing")
+    with pytest.raises(StepsReversed, match="Step joint comes after step call"):
+        world.run(first="joint", last="call")
+
+
+def test_a_look_changes_nothing_and_says_what_would_be_done():
+    world = World()
+    world.run()
+    call = world.tables["Calls"]
+    call.redo(call.item("S1"), [0])
+    world.do(call, "S1", "")
+    before = {name: list(ledger.items()) for name, ledger in world.tables.items()}
+    objects, effects_before = dict(world.objects), world.effects
+    looks = world.chain().look()
+    assert (looks[1].state, looks[1].changed, looks[1].done, looks[1].changes) == (StepState.TODO, 1, 2, ("S1",))
+    assert [look.state for look in looks[2:]] == [StepState.WAITS] * 3
+    assert looks[4].note == "for gather"
+    assert before == {name: list(ledger.items()) for name, ledger in world.tables.items()}
+    assert (world.objects, world.effects) == (objects, effects_before)
+
+
+def test_a_table_without_items_is_told():
+    world = World(samples=0)
+    with pytest.raises(StepEmpty, match="pyanamo cohort run FILE --sheet SHEET"):
+        world.run()
+
+
+def test_other_parameters_of_a_step_are_refused_and_done_again_on_demand():
+    world = World()
+    world.run()
+    world.parameters = {"REBLOCK": "1"}
+    world.ran.clear()
+    with pytest.raises(StepRevisionChanged, match="pyanamo cohort run --new-revision"):
+        world.run()
+    assert world.ran == []
+    world.run(new_revision=True)
+    assert "Calls-gather/S0" in world.ran
+    assert "Calls/S0" not in world.ran
+    all_done(world)
