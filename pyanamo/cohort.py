@@ -8,25 +8,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyanamo_core.errors import Refused, Surroundings
-from pyanamo_core.model import Item, NestStatus, State
+from pyanamo_core.genomics.plans import NotGathered
+from pyanamo_core.genomics.recorded import ItemNotDone, SampleTwice, recorded_nests, refuse_same_sample
+from pyanamo_core.model import NestStatus
 
 if TYPE_CHECKING:
-    from pyanamo_core.genomics.cohort import RecordedNest
     from pyanamo_core.genomics.load import Stored
     from pyanamo_core.protocols import Ledger
     from pyanamo_core.workflow import Workflow
 
 
-class ItemNotDone(Refused):
-    """Item {item_id} is {state}, with {done} of {nests} nests done. Wait for it, or gather what is there with --partial."""
-
-
-class SampleTwice(Refused):
-    """Items {first} and {second} are both of sample {sample}: one gVCF would replace the other. Gather one of them by name."""
-
-
-class NotGathered(Refused):
-    """No gVCF is gathered below {where}. Do that first: pyanamo gather"""
+__all__ = [
+    "CopyDiffers",
+    "GatheredOutdated",
+    "ItemNotDone",
+    "NotGathered",
+    "SampleTwice",
+    "bring",
+    "gathered_gvcfs",
+    "recorded_nests",
+    "refuse_same_sample",
+    "results_place",
+]
 
 
 class GatheredOutdated(Refused):
@@ -40,44 +43,6 @@ class CopyDiffers(Surroundings):
 def results_place(workflow: Workflow, table: str, folder: str) -> str:
     """Where people find results: `<results>/<table>/results/<folder>`."""
     return f"{workflow.buckets.results}/{table}/results/{folder}"
-
-
-def recorded_nests(ledger: Ledger, item: Item, clients: Any, *, partial: bool) -> tuple[list[RecordedNest], list[str]]:
-    """The done nests of an item's present epoch, and the values of all its nests.
-
-    Raises:
-        ItemNotDone: it has others, and `partial` was not asked for.
-    """
-    from pyanamo_core.genomics.cohort import RecordedNest
-    from pyanamo_core.report.results import s3_fetch, unfolded
-
-    definition = ledger.definition(item)
-    done = {n: nest for n, nest in ledger.nests(item).items() if nest.status is NestStatus.DONE}
-    if (item.state is not State.DONE or len(done) < definition.nests) and not partial:
-        raise ItemNotDone(item_id=item.item_id, state=item.state.value, done=len(done), nests=definition.nests)
-    fetch = s3_fetch(clients)
-    recorded: list[RecordedNest] = []
-    for number, nest in sorted(done.items()):
-        whole = unfolded(nest, fetch) if nest.overflow else nest
-        uris = tuple(output.uri for output in whole.outputs)
-        recorded.append(RecordedNest(item.item_id, number, nest.fence, definition.value(number), uris))
-    return recorded, [definition.value(number) for number in range(definition.nests)]
-
-
-def refuse_same_sample(ledger: Ledger, items: Sequence[Item], clients: Any) -> None:
-    """Raise SampleTwice if two items made gVCFs of one sample; before anything is written."""
-    from pyanamo_core.report.results import s3_fetch, unfolded
-
-    of_sample: dict[str, str] = {}
-    for item in items:
-        nest = next((one for one in ledger.nests(item).values() if one.status is NestStatus.DONE), None)
-        if nest is None:
-            continue
-        figures = unfolded(nest, s3_fetch(clients)).figures if nest.overflow else nest.figures
-        sample = str(figures.get("sample") or item.item_id)
-        first = of_sample.setdefault(sample, item.item_id)
-        if first != item.item_id:
-            raise SampleTwice(first=first, second=item.item_id, sample=sample)
 
 
 def gathered_gvcfs(ledger: Ledger, clients: Any, where: str, samples: Sequence[str] = ()) -> list[str]:

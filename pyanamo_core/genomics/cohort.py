@@ -21,26 +21,13 @@ from pyanamo_core.genomics.extras import require_pysam
 from pyanamo_core.genomics.inputs import Inputs
 from pyanamo_core.genomics.intervals import ContigEntry, Dictionary, Locus, merge, parse_locus
 from pyanamo_core.genomics.load import Stored, Target
+from pyanamo_core.genomics.members import GATHERED, plain_locus
 from pyanamo_core.genomics.parameters import canonical_json
+from pyanamo_core.genomics.recorded import RecordedNest
 from pyanamo_core.genomics.records import open_gvcf, read_record
 
-GATHERED = "gathered"
 _CONTIG_LINE = re.compile(r"##contig=<ID=(?P<name>[^,>]+)(?:,length=(?P<length>\d+))?")
 _SAME = ("sample", "caller", "caller_version", "parameters_hash")
-
-
-@dataclass(frozen=True)
-class RecordedNest:
-    """A nest that the ledger holds as done: item, number, the fence that recorded it, its value and outputs (URIs)."""
-
-    item: str
-    nest: int
-    attempt: int
-    value: str
-    outputs: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"item {self.item} nest {self.nest} ({self.value}), attempt {self.attempt}"
 
 
 @dataclass(frozen=True)
@@ -55,6 +42,12 @@ class Piece:
     @property
     def value(self) -> str:
         return str(self.manifest["value"])
+
+    @property
+    def sha256(self) -> str:
+        """Of the gVCF, as the manifest has it; of the manifest's locus list where there is no gVCF."""
+        name = self.uri.rpartition("/")[2]
+        return next((str(f["sha256"]) for f in self.manifest["files"] if f["name"] == name), "")
 
 
 @dataclass(frozen=True)
@@ -127,7 +120,15 @@ def gather(
             "records": written.records,
             "outside_deletions": written.outside,
             "nests": [
-                {"item": p.nest.item, "nest": p.nest.nest, "attempt": p.nest.attempt, "value": p.value, "gvcf": p.uri}
+                {
+                    "item": p.nest.item,
+                    "nest": p.nest.nest,
+                    "attempt": p.nest.attempt,
+                    "value": p.value,
+                    "gvcf": p.uri,
+                    "sha256": p.sha256,
+                    "loci": [str(x) for x in p.loci],
+                }
                 for p in pieces
             ],
             "files": [s.as_dict() for s in stored],
@@ -154,7 +155,7 @@ def read_pieces(nest: RecordedNest, inputs: Inputs) -> Iterator[Piece]:
         try:
             data, _ = inputs.read_range(uri, 0, 1 << 24)
             manifest: dict[str, Any] = json.loads(data)
-            loci = tuple(_plain_locus(x) for x in manifest["loci"])
+            loci = tuple(plain_locus(x) for x in manifest["loci"])
             names = {str(f["name"]) for f in manifest["files"]}
         except FileNotFoundError as error:
             raise CohortRefused(reason=f"{nest}: its manifest {uri} is gone") from error
@@ -164,12 +165,6 @@ def read_pieces(nest: RecordedNest, inputs: Inputs) -> Iterator[Piece]:
         if not gvcf and not manifest.get("left_out"):
             raise CohortRefused(reason=f"{nest}: the gVCF that {uri} names is not among its outputs")
         yield Piece(nest, gvcf, manifest, loci)
-
-
-def _plain_locus(text: str) -> Locus:
-    contig, _, interval = text.rpartition(":")
-    start, end = interval.split("-")
-    return Locus(contig, int(start), int(end))
 
 
 def refuse_strangers(pieces: Sequence[Piece]) -> None:
@@ -371,4 +366,4 @@ def _copy(piece: Piece, lines: Iterator[str], out: Any, coverage: _Coverage, wri
 
 def merged_loci(manifests: Sequence[Mapping[str, Any]], dictionary: Dictionary) -> list[Locus]:
     """The union of what several gathered gVCFs cover, in the reference's order."""
-    return merge((_plain_locus(x) for m in manifests for x in m["loci"]), dictionary)
+    return merge((plain_locus(x) for m in manifests for x in m["loci"]), dictionary)

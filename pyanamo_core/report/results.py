@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -13,9 +10,11 @@ from typing import Any
 
 from pydantic import Field
 
-from pyanamo_core.errors import OverflowBroken, PyAnamoError
 from pyanamo_core.model import Item, Nest, Output, State, Value
+from pyanamo_core.overflow import Fetch, s3_fetch, unfolded
 from pyanamo_core.protocols import Ledger
+
+__all__ = ["Fetch", "Result", "results", "s3_fetch", "unfolded"]
 
 READERS = 16
 """Items whose rows are read at a time; one strong query each."""
@@ -53,10 +52,6 @@ class Result(Value):
         if self.started is None or self.ended is None:
             return None
         return max(0.0, self.ended - self.started)
-
-
-Fetch = Callable[[str], bytes]
-"""Reads a whole object by its s3:// URI."""
 
 
 def results(
@@ -126,43 +121,3 @@ def _row(item: Item, number: int, value: str, nest: Nest | None, fetch: Fetch | 
         tags=nest.tags,
         figures=nest.figures,
     )
-
-
-def unfolded(nest: Nest, fetch: Fetch) -> Nest:
-    """A nest with the outputs, tags and figures that were too big for its row, read from the object it points to.
-
-    Raises:
-        OverflowBroken: the object is missing, has another checksum, or does not hold what the row says.
-    """
-    facts: dict[str, Any] = {"uri": nest.overflow, "item_id": nest.item_id, "nest": nest.index}
-    try:
-        body = fetch(nest.overflow)
-    except PyAnamoError as error:
-        raise OverflowBroken(reason=str(error), **facts) from error
-    if nest.overflow_sha256 and hashlib.sha256(body).hexdigest() != nest.overflow_sha256:
-        raise OverflowBroken(reason="its checksum is not the recorded one", **facts)
-    try:
-        held: dict[str, Any] = json.loads(gzip.decompress(body))
-        outputs = tuple(Output.model_validate(one) for one in held.get("outputs", ()))
-    except (OSError, EOFError, ValueError, AttributeError) as error:
-        raise OverflowBroken(reason=f"it is no gzipped JSON of results ({error})", **facts) from error
-    return nest.model_copy(
-        update={
-            "outputs": outputs,
-            "tags": tuple(held.get("tags", ())),
-            "figures": held.get("figures", {}),
-        }
-    )
-
-
-def s3_fetch(clients: Any) -> Fetch:
-    """A reader of objects by s3:// URI over these clients (aws.Clients)."""
-
-    def fetch(uri: str) -> bytes:
-        from pyanamo_core.aws import explained
-
-        bucket, _, key = uri.removeprefix("s3://").partition("/")
-        with explained("s3", f"reading {uri}"):
-            return clients.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
-
-    return fetch
