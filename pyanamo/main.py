@@ -65,6 +65,7 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     "Prepare": {
         "samples list": samples.list_samples,
         "loci plan": loci.plan,
+        "loci check": loci.check,
         "workflow create": workflow.create,
         "workflow show": workflow.show,
         "workflow list": workflow.list_workflows,

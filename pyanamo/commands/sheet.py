@@ -77,7 +77,12 @@ def make(
     ],
     arguments: Annotated[
         str | None,
-        typer.Option("--args", "--loci", metavar="FILE|LIST", help="The nests of each item: a line each, or A,B,C."),
+        typer.Option(
+            "--args",
+            "--loci",
+            metavar="FILE|LIST",
+            help="The nests of each item: a line each, a table with a column locus, or A,B,C.",
+        ),
     ] = None,
     task: Annotated[str | None, typer.Option("--task", help="The TaskID; default: the script's name.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The sheet; - is standard output.")] = Path("sheet.txt"),
@@ -217,16 +222,18 @@ def filled(script: str, record: Mapping[str, str]) -> str:
 
 
 def read_list(told: str) -> Iterator[str]:
-    """Values from `A,B,C`, or from a file with one a line (blank lines and lines starting with # are left out)."""
+    """Values from `A,B,C`, or from a file: one a line, or a table's column `locus` (or value).
+
+    Raises:
+        ListMissing: no such file. LociUnreadable: a BED file, or a table without such a column.
+    """
     path = _file_of(told)
     if path is None:
         yield from (one.strip() for one in told.split(","))
         return
-    with path.open(encoding="utf-8-sig") as file:
-        for line in file:
-            value = line.strip()
-            if value and not value.startswith("#"):
-                yield value
+    from pyanamo_core.genomics.loci_file import read_values
+
+    yield from (value for _, value in read_values(path))
 
 
 def read_items(told: str) -> Iterator[tuple[str, Mapping[str, str]]]:

@@ -12,6 +12,7 @@ from pyanamo_core.genomics.intervals import MITOCHONDRIAL, ContigEntry, Dictiona
 
 TABLES = Path(__file__).resolve().parent / "tables"
 GENOMES = ("GRCh38", "GRCh37")
+ALIASES = {"hg38": "GRCh38", "b37": "GRCh37", "hs37d5": "GRCh37"}
 DIPLOID = 2
 
 
@@ -28,28 +29,58 @@ class Genome:
     def dictionary(self) -> Dictionary:
         return Dictionary(self.name, {name: ContigEntry(name, length) for name, length in self.lengths.items()})
 
+    @property
+    def borders(self) -> dict[str, list[int]]:
+        """Where ploidy changes along a contig: each PAR's begin and end (0-based), inside the contig."""
+        return {
+            contig: sorted({x for region in regions for x in region if 0 < x < self.lengths[contig]})
+            for contig, regions in self.par.items()
+        }
+
+    def renamed(self, names: Mapping[str, str]) -> Genome:
+        """The same under other names of contigs; those without a new name are left out."""
+        return Genome(
+            self.name,
+            {names[c]: n for c, n in self.lengths.items() if c in names},
+            {names[c]: x for c, x in self.gaps.items() if c in names},
+            {names[c]: x for c, x in self.par.items() if c in names},
+        )
+
 
 @functools.cache
 def genome(name: str) -> Genome:
-    """A shipped genome by its name.
+    """A shipped genome by its name: one of GENOMES, or of ALIASES (hg19 is GRCh37 with `chr` before its names).
 
     Raises:
-        GenomeUnknown: not one of GENOMES.
+        GenomeUnknown: none of them.
     """
+    name = ALIASES.get(name, name)
+    if name == "hg19":
+        found = genome("GRCh37")
+        # UCSC's chrM of hg19 is another sequence (16,571 bases) than GRCh37's MT: it is left out.
+        return found.renamed({c: f"chr{c}" for c in found.lengths if c not in MITOCHONDRIAL})
     if name not in GENOMES:
-        raise GenomeUnknown(name=name, known=", ".join(GENOMES))
+        raise GenomeUnknown(name=name, known=", ".join([*GENOMES, "hg19", *ALIASES]))
     rows = (line.split("\t") for line in (TABLES / f"{name}.lengths.tsv").read_text().splitlines() if line)
     lengths = {contig: int(length) for contig, length in rows}
     return Genome(name, lengths, read_gaps(TABLES / f"{name}.gaps.bed"), read_gaps(TABLES / f"{name}.par.bed"))
 
 
 def genome_of(dictionary: Dictionary) -> Genome | None:
-    """The shipped genome whose X (and Y, where present) this reference has, by name and length."""
+    """The shipped genome whose X (and Y, where present) this reference has, by length, with or without `chr`."""
     for name in GENOMES:
         known = genome(name)
-        sexual = [c for c in dictionary if c in known.par]
-        if sexual and all(dictionary.length(c) == known.lengths[c] for c in sexual):
-            return known
+        names: dict[str, str] = {}
+        for contig, length in known.lengths.items():
+            bare = contig.removeprefix("chr")
+            found = next((x for x in (contig, bare, f"chr{bare}") if x in dictionary), None)
+            if found is not None and dictionary.length(found) == length:
+                names[contig] = found
+            elif found is not None and contig in known.par:
+                break  # a sex chromosome of another length: another genome
+        else:
+            if any(contig in names for contig in known.par):
+                return known if all(k == v for k, v in names.items()) else known.renamed(names)
     return None
 
 

@@ -1,4 +1,4 @@
-"""Loci: read, checked against the reference's .dict, planned, padded and merged.
+"""Loci: read, checked against the reference's .dict, padded and merged (planned: planning.py).
 
 A locus is 1-based and closed, `contig:start-end`. It is split at its last colon and only against the names of the
 .dict, because names such as HLA-A*01:01:01:01 hold colons. BED files are 0-based and half-open, as everywhere.
@@ -6,9 +6,8 @@ A locus is 1-based and closed, `contig:start-end`. It is split at its last colon
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -17,7 +16,6 @@ from pyanamo_core.errors import DictInvalid, LocusInvalid, TargetsInvalid
 
 PRIMARY = re.compile(r"(chr)?(\d{1,2}|X|Y|Z|W)", re.ASCII)
 MITOCHONDRIAL = ("chrM", "MT", "M", "chrMT")
-MIN_GAP_BASES = 50  # shorter runs of N do not end a locus
 _RANGE = re.compile(r"(\d+)-(\d+)", re.ASCII)
 
 
@@ -127,7 +125,7 @@ def parse_locus(text: str, dictionary: Dictionary) -> Locus:
     if not colon or not contig or match is None:
         raise LocusInvalid(locus=text, reason=_malformed(text, dictionary))
     if contig not in dictionary:
-        raise LocusInvalid(locus=text, reason=f"the reference has no contig {contig}{_suggestion(contig, dictionary)}")
+        raise LocusInvalid(locus=text, reason=f"the reference has no contig {contig}{suggestion(contig, dictionary)}")
     start, end = int(match[1]), int(match[2])
     length = dictionary.length(contig)
     if start < 1 or end < start:
@@ -139,11 +137,12 @@ def parse_locus(text: str, dictionary: Dictionary) -> Locus:
 
 def _malformed(text: str, dictionary: Dictionary) -> str:
     if ":" not in text:
-        return f"neither contig:start-end nor a contig of the reference{_suggestion(text, dictionary)}"
+        return f"neither contig:start-end nor a contig of the reference{suggestion(text, dictionary)}"
     return "not of the form contig:start-end, e.g. chr21:31659566-31669931 (1-based, closed, digits only)"
 
 
-def _suggestion(contig: str, dictionary: Dictionary) -> str:
+def suggestion(contig: str, dictionary: Dictionary) -> str:
+    """` (did you mean …?)` for a contig that the reference does not have, or how its names begin."""
     import difflib
 
     bare = contig[3:] if contig.lower().startswith("chr") else contig
@@ -156,35 +155,35 @@ def _suggestion(contig: str, dictionary: Dictionary) -> str:
     return f" (did you mean {found}?)" if found else f" (it begins with {', '.join(list(dictionary)[:5])})"
 
 
-def read_targets(path: Path, dictionary: Dictionary) -> list[Locus]:
+def read_targets(path: Path, dictionary: Dictionary, wanted: Iterable[str] | None = None) -> list[Locus]:
     """The intervals of a BED file, sorted in the reference's order; intervals that touch or overlap are one.
+
+    Args:
+        wanted: leave out intervals on other contigs than these.
 
     Raises:
         TargetsInvalid: all faults with their line numbers.
     """
     loci: list[Locus] = []
     faults: list[str] = []
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise TargetsInvalid(path=path, faults=f"it cannot be read ({error})") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.startswith(("#", "track", "browser")):
-            continue
-        fields = line.split("\t") if "\t" in line else line.split()
+    known = frozenset(wanted) if wanted is not None else None
+    for number, fields in read_bed(path):
         try:
             contig, begin, end = fields[0], int(fields[1]), int(fields[2])
             if begin < 0:
-                raise LocusInvalid(locus=line, reason="begins before the contig")
-            loci.append(parse_locus(f"{contig}:{begin + 1}-{end}", dictionary))
+                raise LocusInvalid(locus=f"{contig}:{begin}-{end}", reason="begins before the contig")
+            locus = parse_locus(f"{contig}:{begin + 1}-{end}", dictionary)
+            if known is None or contig in known:
+                loci.append(locus)
         except (IndexError, ValueError):
             faults.append(f"line {number}: not contig, begin and end")
         except LocusInvalid as error:
             faults.append(f"line {number}: {error}")
     if not loci and not faults:
-        faults.append("it holds no interval")
+        faults.append("it holds no interval" + (" on the contigs that are called" if known is not None else ""))
     if faults:
-        raise TargetsInvalid(path=path, faults="; ".join(faults[:20]))
+        more = f"; … and {len(faults) - 20:,} more" if len(faults) > 20 else ""
+        raise TargetsInvalid(path=path, faults="; ".join(faults[:20]) + more)
     return merge(loci, dictionary)
 
 
@@ -211,80 +210,27 @@ def pad_and_merge(loci: Iterable[Locus], bases: int, dictionary: Dictionary) -> 
     return merge((x.padded(bases, dictionary.length(x.contig)) for x in loci), dictionary)
 
 
-# ------------------------------------------------------------------------------------------------------------- planning
+def read_bed(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line number and fields of each interval of a BED file; remarks, `track` and `browser` lines are left out.
 
-
-def primary_contigs(dictionary: Dictionary, *, mitochondria: bool = False) -> list[str]:
-    """The chromosomes of a genome, without alternates, decoys and HLA; every contig where none is named as one."""
-    chosen = [name for name in dictionary if PRIMARY.fullmatch(name)]
-    if not chosen:
-        return [name for name in dictionary if mitochondria or name not in MITOCHONDRIAL]
-    return chosen + [name for name in dictionary if mitochondria and name in MITOCHONDRIAL]
-
-
-def plan_loci(
-    dictionary: Dictionary,
-    *,
-    target_bases: int = 5_000_000,
-    fasta: Path | None = None,
-    gaps: Mapping[str, Sequence[tuple[int, int]]] | None = None,
-    contigs: Sequence[str] | None = None,
-    min_gap: int = MIN_GAP_BASES,
-    mitochondria: bool = False,
-) -> list[Locus]:
-    """Loci of about `target_bases` that cover the contigs except their runs of N, in the reference's order.
-
-    Edges fall into runs of N first; only a longer stretch is cut, into equal parts.
-
-    Args:
-        fasta: where to look for runs of N; or
-        gaps: contig to gaps (0-based, half-open), as `read_gaps` or a shipped genome gives.
-        contigs: default: `primary_contigs`.
+    Raises:
+        TargetsInvalid: the file cannot be read.
     """
-    loci: list[Locus] = []
-    for contig in contigs if contigs is not None else primary_contigs(dictionary, mitochondria=mitochondria):
-        if contig not in dictionary:
-            raise LocusInvalid(
-                locus=contig, reason=f"the reference has no such contig{_suggestion(contig, dictionary)}"
-            )
-        holes = list(gaps.get(contig, ())) if gaps is not None else []
-        if fasta is not None:
-            holes += _runs_of_n(fasta, contig, min_gap)
-        for start, end in _outside(holes, dictionary.length(contig), min_gap):
-            parts = -(-(end - start) // target_bases)
-            edges = [start + (end - start) * i // parts for i in range(parts + 1)]
-            loci += [Locus(contig, a + 1, b) for a, b in itertools.pairwise(edges)]
-    return loci
+    try:
+        with path.open() as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip() and not line.startswith(("#", "track", "browser")):
+                    yield number, line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TargetsInvalid(path=path, faults=f"it cannot be read ({error})") from error
 
 
 def read_gaps(path: Path) -> dict[str, list[tuple[int, int]]]:
     """Contig to (begin, end) of a BED file (0-based, half-open)."""
     gaps: dict[str, list[tuple[int, int]]] = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        if not line.strip() or line.startswith(("#", "track", "browser")):
-            continue
-        fields = line.split()
+    for number, fields in read_bed(path):
         try:
             gaps.setdefault(fields[0], []).append((int(fields[1]), int(fields[2])))
         except (IndexError, ValueError) as error:
             raise TargetsInvalid(path=path, faults=f"line {number}: not contig, begin and end") from error
     return gaps
-
-
-def _runs_of_n(fasta: Path, contig: str, min_gap: int) -> list[tuple[int, int]]:
-    from pyanamo_core.genomics.extras import require_pysam
-
-    with require_pysam().FastaFile(str(fasta)) as reference:
-        bases: str = reference.fetch(contig)
-    return [m.span() for m in re.finditer(f"[Nn]{{{min_gap},}}", bases)]
-
-
-def _outside(holes: Iterable[tuple[int, int]], length: int, min_gap: int) -> Iterator[tuple[int, int]]:
-    """What is left of 0 … length (half-open) outside the holes."""
-    at = 0
-    for begin, end in sorted(h for h in holes if h[1] - h[0] >= min_gap):
-        if begin > at:
-            yield at, begin
-        at = max(at, end)
-    if at < length:
-        yield at, length

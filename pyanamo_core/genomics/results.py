@@ -56,6 +56,7 @@ def _circumstances(job: Job, made: Made) -> dict[str, Any]:
     return {
         "reads": made.extracted.read_count,
         "slice_bytes": made.extracted.slice_bytes,
+        "called_bases": sum(x.bases for x in made.intervals),
         "seconds": job.seconds,
         "caller_peak_mb": round(made.called.peak_mb, 1),
         "warnings": made.extracted.warnings,

@@ -18,6 +18,7 @@ from typing import Final
 
 from pyanamo_core.errors import ScriptRefused
 from pyanamo_core.model import NestCall, encoded
+from pyanamo_core.resources import resource
 from pyanamo_core.workflow import Workflow
 
 _NAMES: Final = frozenset(
@@ -136,7 +137,9 @@ def task_environment(
     workflow = setting.workflow
     cpus = max(setting.cpus, min(setting.cpus * shares, int(workflow.vcpus)))
     environment = allowed(setting.host)
-    environment["PATH"] = os.pathsep.join([environment.get("PATH") or os.defpath, setting.pipeline])
+    # The packaged scripts come last: a folder of one's own with interval lists only need not hold a copy of them.
+    places = [environment.get("PATH") or os.defpath, setting.pipeline, str(resource("task_scripts"))]
+    environment["PATH"] = os.pathsep.join(dict.fromkeys(places))
     environment |= dict(workflow.parameters)
     environment |= dict(setting.references)
     return environment | {

@@ -18,11 +18,10 @@ from pyanamo_core.genomics.intervals import (
     merge,
     pad_and_merge,
     parse_locus,
-    plan_loci,
-    primary_contigs,
     read_dictionary,
     read_targets,
 )
+from pyanamo_core.genomics.planning import plan_loci, primary_contigs
 
 
 def dictionary(**lengths: int) -> Dictionary:

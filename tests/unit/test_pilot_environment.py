@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -38,6 +39,14 @@ def environment(host: dict[str, str] | None = None, the_call: NestCall | None = 
         cpus=2,
     )
     return task_environment(setting, the_call or call(), work="/w", temporary="/t", result="/r.json")
+
+
+def test_the_packaged_scripts_are_found_after_the_workflows_own() -> None:
+    # Given a workflow whose scripts are a folder of interval lists and nothing else
+    path = environment()["PATH"].split(":")
+    # Then its folder comes first, and the packaged HaplotypeCaller-1KG.sh is found behind it
+    assert path[:3] == ["/usr/bin", "/bin", "/pipeline"]
+    assert shutil.which("HaplotypeCaller-1KG.sh", path=":".join(path)) is not None
 
 
 def test_prefects_variables_and_strangers_are_not_passed_on() -> None:
