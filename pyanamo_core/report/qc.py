@@ -180,6 +180,11 @@ class QcFold:
         """Those given, else the targets' if interval lists were called, else the genome's."""
         return self._bounds or (TARGETS if self._targets else GENOME)
 
+    def judged_by(self, bounds: Bounds) -> QcFold:
+        """This fold, by these bounds from now on."""
+        self._bounds = bounds
+        return self
+
     def _count(self, gvcf: Mapping[str, Any], row: Result) -> None:
         item, value = self._item, str(gvcf.get("value") or row.value)
         self._targets = self._targets or value.startswith("@")
