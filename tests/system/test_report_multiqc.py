@@ -12,15 +12,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from qc_support import gvcf, nest
 
 from pyanamo_core.genomics.stats import write_stats
-from pyanamo_core.model import State
 from pyanamo_core.report.multiqc import write_multiqc
 from pyanamo_core.report.qc import QcFold
-from pyanamo_core.report.results import Result
 
 pytestmark = pytest.mark.system
 VERSION = "multiqc==1.35"
@@ -46,17 +44,6 @@ def multiqc(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(home / "bin/multiqc")
 
 
-def figures(sample: str, sex: str, locus: str, depth: float) -> dict[str, Any]:
-    sums = {"bases": 100_000, "depth_sum": int(depth * 100_000), "depth_bases": 100_000}
-    sums |= {"block_bases": 100_000, "callable_bases": 97_000}
-    counts = {"variants": 900, "snv": 800, "ts": 540, "tv": 260, "het": 500, "hom": 300, "indel": 100}
-    return {
-        "sample": sample,
-        "sex": sex,
-        "gvcfs": [{"value": locus, "bases": 100_000, "contigs": {locus.partition(":")[0]: sums}, **counts}],
-    }
-
-
 def fold(samples: int) -> QcFold:
     """Declared women and men in turn; S03's depth says something else."""
     made = QcFold()
@@ -65,10 +52,10 @@ def fold(samples: int) -> QcFold:
         depths = {"chr1:1-100000": 30.0, "chr2:1-100000": 33.0, "chrX:1-100000": 15.0 if male and number != 3 else 30.0}
         if male:
             depths["chrY:1-100000"] = 11.0 if number != 3 else 0.1
+        counts = {"variants": 900, "snv": 800, "ts": 540, "tv": 260, "het": 500, "hom": 300, "indel": 100}
         for index, (locus, depth) in enumerate(depths.items()):
-            told = figures(name, "male" if male else "female", locus, depth)
-            common = {"task_id": "t", "item_state": State.DONE, "status": "done", "started": 1.8e9, "ended": 1.8e9 + 2}
-            made.take(Result(item_id=name, nest=index, value=locus, figures=told, **common))
+            told = gvcf(locus, depth, share=0.97, **counts)
+            made.take(nest(name, index, told, sex="male" if male else "female"))
     return made
 
 
