@@ -72,10 +72,6 @@ class World:
         self.effect()
         return Opened(ledger, *ledger.workflow())
 
-    def put(self, uri: str, content: bytes) -> None:
-        self.effect()
-        self.objects[uri] = content
-
     # ------------------------------------------------------------------ the steps
 
     def workflow(self, table: str) -> Workflow:
@@ -92,19 +88,22 @@ class World:
         definition = Definition(script="work", arguments=(name,))
         return SheetRow(item_id=item_id, task_id="t", definition=definition, line=1), name, content.encode()
 
-    def plan(self, told: dict[str, str]) -> Plan:
+    def plan(self, told: dict[str, str], store: bool) -> Plan:
         made = [self.row(item_id, content) for item_id, content in told.items()]
-        return Plan([row for row, _, _ in made], {name: content for _, name, content in made})
+        for _, name, content in made if store else ():
+            self.effect()
+            self.objects[name] = content
+        return Plan([row for row, _, _ in made])
 
-    def gather_plan(self) -> Plan:
+    def gather_plan(self, store: bool) -> Plan:
         done = self.ledger("Calls").items(State.DONE)
-        return self.plan({item.item_id: f"{item.item_id} {item.fence}" for item in done})
+        return self.plan({item.item_id: f"{item.item_id} {item.fence}" for item in done}, store)
 
-    def joint_plan(self) -> Plan:
-        return self.plan({f"r{n}": f"r{n} {self.fences('Calls-gather')}" for n in range(self.regions)})
+    def joint_plan(self, store: bool) -> Plan:
+        return self.plan({f"r{n}": f"r{n} {self.fences('Calls-gather')}" for n in range(self.regions)}, store)
 
-    def concat_plan(self) -> Plan:
-        return self.plan({"cohort": self.fences("Calls-joint", lambda one: one != "cohort")})
+    def concat_plan(self, store: bool) -> Plan:
+        return self.plan({"cohort": self.fences("Calls-joint", lambda one: one != "cohort")}, store)
 
     def report(self) -> str:
         self.effect()

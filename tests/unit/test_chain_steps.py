@@ -164,7 +164,7 @@ def test_items_that_no_plan_wants_any_more_are_cancelled_and_taken_up_again_when
     # Given a joint step of three regions that has not begun
     world = World(regions=3)
     world.run(last="gather")
-    plan = world.joint_plan()
+    plan = world.joint_plan(True)
     joint = world.ledger("Calls-joint")
     joint.add_workflow(world.workflow("Calls-joint"))
     for row in plan.rows:

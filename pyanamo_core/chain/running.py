@@ -1,0 +1,57 @@
+"""Where a chain's tables are, and who executes its runs: AWS, and this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from pyanamo_core import driver
+from pyanamo_core.aws import Clients
+from pyanamo_core.chain.steps import Opened, Runner, Step
+from pyanamo_core.errors import TableMissing, WorkflowMissing
+from pyanamo_core.fleet.progress import Outcome, Progress
+from pyanamo_core.model import Run
+
+
+class AwsTables:
+    """Ledgers in DynamoDB, files in S3."""
+
+    def __init__(self, clients: Clients) -> None:
+        self._clients = clients
+
+    def open(self, table: str) -> Opened | None:
+        from pyanamo_core.ledger import open_ledger
+
+        try:
+            return Opened(*open_ledger(self._clients, table))
+        except (TableMissing, WorkflowMissing):
+            return None
+
+    def provision(self, step: Step, *, new_revision: bool) -> Opened:
+        from pyanamo_core.ledger import open_ledger
+
+        done = driver.provision(self._clients, step.workflow, new_revision=new_revision)
+        return Opened(*open_ledger(self._clients, done.table, version=done.version))
+
+
+def plainly(
+    clients: Clients,
+    *,
+    pilots: Mapping[str, int] | None = None,
+    on_begin: Callable[[Step, Run], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Runner:
+    """A runner in this process, without Prefect.
+
+    Args:
+        pilots: step → pilots at most, instead of the workflow's.
+        on_begin: told the run before anything is submitted for it.
+    """
+    most = pilots or {}
+
+    def work(step: Step, opened: Opened, live: Run | None) -> Outcome:
+        run = live or driver.begin(opened.ledger, opened.version, opened.workflow, pilots=most.get(step.name))
+        if on_begin is not None:
+            on_begin(step, run)
+        return driver.carry_on(clients, opened.ledger, run, on_progress=on_progress)
+
+    return work
