@@ -92,6 +92,43 @@ class Timing(Value):
         return self
 
 
+class StepTable(Value):
+    """What the table of a step of the cohort has instead of the call's; what is left out is the call's, or as told."""
+
+    pilots: int | None = Field(default=None, ge=1, le=100_000)
+    items: int | None = Field(default=None, ge=1, le=1000, description="Items that a pilot works on at a time")
+    queue: str = ""
+    job_definition: str = ""
+    vcpus: float | None = Field(default=None, gt=0)
+    memory_mb: int | None = Field(default=None, ge=64)
+    nest_time_seconds: float | None = Field(default=None, gt=0)
+    parameters: dict[EnvironmentName, str] = Field(default_factory=dict, description="Exported to the step's script")
+
+
+class GatherTable(StepTable):
+    """`<table>-gather`: an item per sample."""
+
+    reblock: bool = Field(default=False, description="ReblockGVCF goes over each gathered gVCF")
+
+
+class JointTable(StepTable):
+    """`<table>-joint`: an item per region, then one that joins the regions."""
+
+    region_bases: int | None = Field(
+        default=None, ge=1000, description="Bases of a region; empty: 5 Mb, fewer above 400 samples"
+    )
+    regions: tuple[str, ...] = Field(default=(), description="Call only these (contig:start-end); empty: all gathered")
+    name: str = Field(default="joint", pattern=r"^[A-Za-z0-9_.-]{1,100}$", description="Name of the cohort's VCF")
+
+
+class CohortSection(Value):
+    """How `pyanamo cohort` goes on after the call."""
+
+    gather: GatherTable = GatherTable()
+    joint: JointTable = JointTable()
+    also: tuple[str, ...] = Field(default=(), description="s3:// prefixes with gathered gVCFs of earlier tables")
+
+
 class Workflow(Value):
     """A workflow, as its file says."""
 
@@ -128,6 +165,7 @@ class Workflow(Value):
         default="", pattern=r"^([\w.]+:\w+)?$", description="module:function that judges a nest's outputs"
     )
     parameters: dict[EnvironmentName, str] = Field(default_factory=dict, description="Exported to the task script")
+    cohort: CohortSection = CohortSection()
     shards: int = Field(default=0, ge=0, le=256, description="Shards of the queue index; 0: by the number of pilots")
     prefect_api_url_for_pilots: str = ""
     prefect_detail: Literal["auto", "nest", "item", "none"] = "auto"

@@ -231,7 +231,7 @@ def _model_at(where: Where) -> type[BaseModel] | None:
 
 def _takes_text(where: Where) -> bool:
     """Is a scalar at this place text, however YAML would read it: a hash of digits only, a version, a parameter?"""
-    if len(where) == 2 and where[0] == "parameters":
+    if len(where) >= 2 and where[-2] == "parameters":
         return True
     model = _model_at(where[:-1])
     field = model.model_fields.get(str(where[-1])) if model is not None and where else None
