@@ -151,7 +151,7 @@ class Chain:
         runs = ledger.live_runs() if ledger else []
         stale = len(self._stale(step, ledger, plan)) if ledger and step.plan and plan else 0
         state = seen.state
-        if state is StepState.FAILED and self._partial and seen.done:
+        if state is StepState.FAILED and self._partial and seen.done and not step.whole:
             state = StepState.PARTIAL
         if runs and state is not StepState.DONE:
             state = StepState.RUNNING
@@ -251,10 +251,10 @@ class Chain:
         if seen.state is StepState.DONE:
             say(f"{step.name}: {seen.done:,} of {seen.wanted:,} items done")
             return seen
-        if seen.done and self._partial and not seen.todo:
+        if seen.done and self._partial and not (seen.todo or step.whole):
             say(f"{step.name}: {seen.done:,} of {seen.wanted:,} items done; goes on without the others (--partial)")
             return replace(seen, state=StepState.PARTIAL)
-        raise incomplete(seen)
+        raise incomplete(seen, whole=step.whole)
 
 
 class _Rows:

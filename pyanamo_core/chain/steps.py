@@ -81,6 +81,7 @@ class Step:
             files that its items are told by address; with False it writes nothing.
         sheet: imported first.
         update: edit items of the sheet that stand with another definition.
+        whole: it is of no use with some of its items only, whatever the chain is told.
         owns: is an item of the table this step's, by its id? Several steps may share a table.
         act: what a step without items does; returns what to tell. Repeated without harm.
         made: when `act` was done last, in seconds since 1970; None: never.
@@ -91,6 +92,7 @@ class Step:
     plan: Callable[[bool], Plan] | None = None
     sheet: Sheet | None = None
     update: bool = False
+    whole: bool = False
     owns: Callable[[str], bool] = lambda item_id: True
     act: Callable[[], str] | None = None
     made: Callable[[], float | None] | None = None
@@ -175,7 +177,7 @@ def silent(_: str) -> None:
     """Nobody listens."""
 
 
-def incomplete(seen: Look) -> StepIncomplete:
+def incomplete(seen: Look, *, whole: bool = False) -> StepIncomplete:
     """Why a step's items keep the chain from going on, and what mends them."""
     counts = {"done": seen.done, "failed": seen.failed, "cancelled": seen.cancelled, "to do": seen.todo}
     states = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
@@ -189,7 +191,7 @@ def incomplete(seen: Look) -> StepIncomplete:
         causes=causes,
         example=first,
         state="failed" if seen.failed else "cancelled" if seen.cancelled else "todo",
-        partial="      (or without these items: --partial)" if seen.done else "",
+        partial="      (or without these items: --partial)" if seen.done and not whole else "",
     )
 
 

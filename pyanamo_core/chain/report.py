@@ -1,0 +1,63 @@
+"""The report of a cohort: the call's HTML report with its steps and its VCF on top, beside the results."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pyanamo_core.aws import Clients, explained
+from pyanamo_core.model import State
+from pyanamo_core.protocols import Ledger
+from pyanamo_core.report import Section, write_report
+from pyanamo_core.report.results import results, s3_fetch
+from pyanamo_core.report.timeline import duration
+from pyanamo_core.workflow import Workflow
+
+
+def report_uri(workflow: Workflow) -> str:
+    """`<results>/<table>/results/cohort.html`."""
+    return f"{workflow.buckets.results}/{workflow.table_name}/results/cohort.html"
+
+
+def put_report(clients: Clients, call: Workflow, others: Sequence[Workflow]) -> str:
+    """Write the report and put it beside the results; gives its address.
+
+    Raises:
+        ExtraMissing: Jinja2 is not installed. PyAnamoError: the bucket refused it.
+    """
+    from pyanamo_core.ledger import open_ledger
+
+    uri = report_uri(call)
+    fetch = s3_fetch(clients)
+    ledgers = [open_ledger(clients, one.table_name)[0] for one in (call, *others)]
+    sections = [_steps(ledgers), *_vcf(ledgers[-1], fetch)]
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    with tempfile.TemporaryDirectory(prefix="pyanamo-") as folder:
+        path = Path(folder) / "cohort.html"
+        write_report(ledgers[0], path, title=f"Cohort of {call.table_name}", fetch=fetch, sections=sections)
+        with explained("s3", f"writing {uri}"):
+            clients.client("s3").put_object(
+                Bucket=bucket, Key=key, Body=path.read_bytes(), ContentType="text/html; charset=utf-8"
+            )
+    return uri
+
+
+def _steps(ledgers: Sequence[Ledger]) -> Section:
+    rows: list[tuple[str, ...]] = []
+    for ledger in ledgers:
+        counts, runs = ledger.counts(), ledger.runs()
+        seconds = sum(max(0.0, run.ended - run.started) for run in runs if run.ended)
+        rows.append((ledger.table, f"{counts.done:,} of {counts.total:,}", str(len(runs)), duration(seconds)))
+    columns = ("table", "items done", "runs", "from their starts to their ends")
+    return Section("Steps of the cohort", columns, tuple(rows))
+
+
+def _vcf(ledger: Ledger, fetch: Any) -> list[Section]:
+    done = [item for item in ledger.items(State.DONE) if item.item_id == "cohort"]
+    rows: list[tuple[str, ...]] = []
+    for one in results(ledger, done, fetch=fetch):
+        rows += [(output.uri, f"{output.bytes:,}") for output in one.outputs]
+        rows += [(str(name), str(value)) for name, value in one.figures.items() if isinstance(value, int | float | str)]
+    return [Section("The cohort's VCF", ("file or figure", "bytes or value"), tuple(rows))] if rows else []
