@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from pyanamo.commands import (
     again,
+    cohort,
     demo,
     fsck,
     gather,
@@ -49,6 +50,7 @@ GROUPS: dict[str, str] = {
     "sheet": "Make, check and import the to-do list.",
     "workflow": "A workflow's table and the versions of its file.",
     "runs": "Executions of a workflow.",
+    "cohort": "From samples to the VCF of their cohort: call, gather, joint.",
     "prefect": "Prefect's deployments of the flows.",
     "items": "Look at items and move them.",
     "results": "What the nests made: as a table, as files, as exports.",
@@ -78,6 +80,9 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     },
     "Run": {
         "run": run.run,
+        "cohort run": cohort.run,
+        "cohort status": cohort.status,
+        "cohort plan": cohort.plan,
         "watch": run.watch,
         "recover": run.recover,
         "pilot": pilot.pilot,

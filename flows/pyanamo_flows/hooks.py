@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from pyanamo_core import driver
+from pyanamo_core.aws import Clients
 from pyanamo_core.errors import NotFound
 from pyanamo_core.ledger import open_ledger
 from pyanamo_flows.parameters import Aws, table_of
@@ -27,7 +28,13 @@ def run_key(flow_run: FlowRun) -> str:
     return str((flow_run.parameters or {}).get("run_id") or flow_run.id)
 
 
-def _wait_seconds() -> float:
+def clients_of(parameters: dict[str, Any]) -> Clients:
+    """The clients of a flow run's parameter `aws`, which is a model in the flow's own process and plain data elsewhere."""
+    aws = parameters.get("aws")
+    return (aws if isinstance(aws, Aws) else Aws.model_validate(aws or {})).clients()
+
+
+def wait_seconds() -> float:
     """How long to wait for the jobs' end. A flow's own process is being ended by its runner and has no time for that."""
     from prefect.context import FlowRunContext
 
@@ -38,13 +45,12 @@ def on_cancellation(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) 
     """Cancel the run of this flow run. Nothing to cancel is success. `flow` and `state` are Prefect's, unused."""
     del flow, state
     given: dict[str, Any] = dict(flow_run.parameters or {})
-    aws = given.get("aws")
-    clients = (aws if isinstance(aws, Aws) else Aws.model_validate(aws or {})).clients()
+    clients = clients_of(given)
     run_id = run_key(flow_run)
     try:
         table = table_of(clients, str(given.get("table") or ""), str(given.get("workflow") or ""))
         ledger, _, _ = open_ledger(clients, table)
-        driver.cancel(clients, ledger, run_id, reason="cancelled in Prefect", wait_seconds=_wait_seconds())
+        driver.cancel(clients, ledger, run_id, reason="cancelled in Prefect", wait_seconds=wait_seconds())
     except NotFound as nothing:
         # Cancelled before the run stood in the table: no job can have been submitted for it.
         log.warning("Nothing to cancel: %s", nothing)

@@ -209,41 +209,63 @@ def start(
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         # To Prefect, not to the terminal: the command shows the run itself, and errors once.
         logging.getLogger(name).propagate = False
+    told: dict[str, Any] = {
+        "table": table,
+        "workflow": workflow,
+        "sheet": sheet,
+        "update": update,
+        "delimiter": delimiter,
+        "nested_delimiter": nested_delimiter,
+        "pilots": pilots,
+        "max_failures": max_failures,
+        "prefect_detail": prefect_detail,
+        "run_id": run_id,
+        "aws": aws,
+    }
+    try:
+        # A person waits for this process: where Prefect is gone, each of its calls is tried twice, not six times.
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1}):
+            outcome = run_here(clients, told, on_progress=on_progress)
+    finally:
+        drain(DRAIN_SECONDS)
+    if outcome is not None:
+        return outcome
+    return _plainly(
+        clients, table, workflow, sheet, update, pilots, max_failures, run_id, delimiter, nested_delimiter, on_progress
+    )
+
+
+def run_here(
+    clients: Clients, parameters: dict[str, Any], *, on_progress: Callable[[driver.Progress], None] | None = None
+) -> driver.Outcome | None:
+    """The flow `run` in this process, as a subflow where a flow is running; its outcome by the ledger.
+
+    If Prefect takes the watch with it, the run is watched here.
+
+    Args:
+        parameters: the flow's.
+
+    Returns:
+        None: Prefect failed before the run stood in its table.
+
+    Raises:
+        PyAnamoError: as driver.run does.
+    """
     trace = _Trace()
     held, listening = _trace.set(trace), progress_listener.set(on_progress)
     gone: BaseException | None = None
     try:
-        # A person waits for this process: where Prefect is gone, each of its calls is tried twice, not six times.
-        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1}):
-            run(
-                table=table,
-                workflow=workflow,
-                sheet=sheet,
-                update=update,
-                delimiter=delimiter,
-                nested_delimiter=nested_delimiter,
-                pilots=pilots,
-                max_failures=max_failures,
-                prefect_detail=prefect_detail,
-                run_id=run_id,
-                aws=aws,
-                return_state=True,
-            )
+        run(**parameters, return_state=True)
     except Exception as error:  # noqa: BLE001 - Prefect's; ours stand in the trace
         gone = error
     finally:
         progress_listener.reset(listening)
         _trace.reset(held)
-        drain(DRAIN_SECONDS)
     if isinstance(trace.error, PyAnamoError):
         raise trace.error
     if gone is not None:
         log.warning("Prefect: %s: %.300s; the run goes on without it", type(gone).__name__, gone)
-    if trace.run_id:
-        return _carry_on(clients, trace, on_progress)
-    return _plainly(
-        clients, table, workflow, sheet, update, pilots, max_failures, run_id, delimiter, nested_delimiter, on_progress
-    )
+    return _carry_on(clients, trace, on_progress) if trace.run_id else None
 
 
 def _carry_on(clients: Clients, trace: _Trace, on_progress: Callable[[driver.Progress], None] | None) -> driver.Outcome:

@@ -92,7 +92,7 @@ def _plainly(
 ) -> Told:
     from pyanamo_core import driver
 
-    workflow = _read(context, file) if file is not None else context.workflow
+    workflow = read_workflow_for(context, file) if file is not None else context.workflow
     leave = threading.Event()
     if detach:
         leave.set()
@@ -150,7 +150,7 @@ def _with_prefect(
     os.environ["PREFECT_API_URL"] = url
     from pyanamo_flows.run import start
 
-    table = context.table_name if file is None else _read(context, file).table_name
+    table = context.table_name if file is None else read_workflow_for(context, file).table_name
     display = RunDisplay(context)
     told: set[str] = set()
 
@@ -187,7 +187,7 @@ def page_of(api_url: str, flow_run_id: str) -> str:
     return f"{api_url.removesuffix('/api')}/runs/flow-run/{flow_run_id}"
 
 
-def _read(context: Context, file: Path) -> Workflow:
+def read_workflow_for(context: Context, file: Path) -> Workflow:
     """The workflow of a file, for the table that --table names."""
     from pyanamo_core.workflow_file import read_workflow
 

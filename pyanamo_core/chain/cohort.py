@@ -76,6 +76,12 @@ def cohort_steps(
 COHORT_ITEM: Final = "cohort"
 
 
+def tables_of(table: str) -> dict[str, str]:
+    """Step → its table, of the steps that have one, for the call's table."""
+    gather, joint = f"{table}-gather", f"{table}-joint"
+    return {"call": table, "gather": gather, "joint": joint, "concat": joint}
+
+
 def gather_workflow(workflow: Workflow) -> Workflow:
     """The workflow of `<table>-gather`: an item per sample, as many at a time as the container has processors and memory."""
     return _derived(workflow, workflow.cohort.gather, "gather", GATHER_MB, references=())
@@ -99,7 +105,7 @@ def _derived(workflow: Workflow, own: StepTable, step: str, least_mb: int, **tol
     vcpus, memory_mb = own.vcpus or workflow.vcpus, own.memory_mb or workflow.memory_mb
     changes: dict[str, Any] = {
         "name": f"{workflow.name[:120]}-{step}",
-        "table": f"{workflow.table_name}-{step}",
+        "table": tables_of(workflow.table_name)[step],
         "queue": own.queue or workflow.queue,
         "job_definition": own.job_definition or workflow.job_definition,
         "pilots": own.pilots or workflow.pilots,
