@@ -195,6 +195,10 @@ class TargetsInvalid(BadInput):
     """The interval list {path} (BED, 0-based, half-open) is of no use: {faults}."""
 
 
+class PloidiesInvalid(BadInput):
+    """The table of ploidies {path} (contig, begin, end, ploidy, perhaps male or female) is of no use: {faults}."""
+
+
 class GenomeUnknown(BadInput):
     """PyAnamo ships no tables of the genome {name}; it has {known}. Give the reference's FASTA, or its .dict with --gaps BED."""
 

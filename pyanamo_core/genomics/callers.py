@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import heapq
 import os
 import resource
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pyanamo_core.errors import CallerFailed, OutOfMemory
 from pyanamo_core.genomics.extras import require_pysam
 from pyanamo_core.genomics.gatk import find_gatk
 from pyanamo_core.genomics.genomes import Ploidy
-from pyanamo_core.genomics.intervals import Locus
+from pyanamo_core.genomics.intervals import Dictionary, Locus
 from pyanamo_core.genomics.parameters import Parameters
 from pyanamo_core.genomics.records import has_bgzf_eof, open_gvcf, read_record
 
@@ -73,6 +75,47 @@ def call(what: Call) -> Called:
         CallerFailed: with the caller's last lines. OSError: no space left.
     """
     return _gatk(what) if what.parameters.caller == "gatk" else _bcftools(what)
+
+
+def call_in_rounds(what: Call, rounds: Sequence[Sequence[tuple[Locus, int]]], dictionary: Dictionary) -> Called:
+    """Call intervals with their ploidies, one call for each round (genomes.call_rounds), into one gVCF.
+
+    Raises:
+        OutOfMemory, CallerFailed, OSError: as `call`.
+    """
+    done: list[Called] = []
+    parts: list[Path] = []
+    for number, intervals in enumerate(rounds):
+        target = what.target if len(rounds) == 1 else what.work / f"round{number}.g.vcf.gz"
+        ploidies = [Ploidy(((x, value),)) for x, value in intervals]
+        done.append(call(replace(what, intervals=[x for x, _ in intervals], ploidy=ploidies, target=target)))
+        parts.append(target)
+    if len(parts) > 1:
+        _merge(parts, what.target, dictionary)
+        for part in parts:
+            part.unlink()
+    command = " ; ".join(one.command for one in done)
+    return Called(command, sum(one.seconds for one in done), max(one.peak_mb for one in done))
+
+
+def _merge(parts: Sequence[Path], target: Path, dictionary: Dictionary) -> None:
+    """Records of several gVCFs of a sample in one, in the reference's order."""
+    pysam = require_pysam()
+    rank = dictionary.rank()
+
+    def place(line: str) -> tuple[int, int]:
+        contig, position, _ = line.split("\t", 2)
+        return rank[contig], int(position)
+
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(open_gvcf(part)) for part in parts]
+        out = stack.enter_context(pysam.BGZFile(str(target), "wb"))
+        out.write("".join(opened[0][0]).encode())
+        for line in heapq.merge(*(lines for _, lines in opened), key=place):
+            out.write(line.encode())
+    if not has_bgzf_eof(target):  # BGZFile.close does not report a full disk
+        raise OSError(28, "No space left on device", str(target))
+    pysam.tabix_index(str(target), preset="vcf", force=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------- GATK

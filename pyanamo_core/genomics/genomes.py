@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyanamo_core.errors import GenomeUnknown
-from pyanamo_core.genomics.intervals import MITOCHONDRIAL, ContigEntry, Dictionary, Locus, read_gaps
+from pyanamo_core.errors import GenomeUnknown, LocusInvalid, PloidiesInvalid, TargetsInvalid
+from pyanamo_core.genomics.intervals import (
+    MITOCHONDRIAL,
+    ContigEntry,
+    Dictionary,
+    Locus,
+    in_order,
+    merge,
+    parse_locus,
+    read_bed,
+    read_gaps,
+)
 
 TABLES = Path(__file__).resolve().parent / "tables"
 GENOMES = ("GRCh38", "GRCh37")
@@ -100,6 +111,17 @@ class Ploidy:
         values = {value for _, value in self.pieces}
         return values.pop() if len(values) == 1 else None
 
+    @property
+    def present(self) -> list[Locus]:
+        """The locus without the stretches whose ploidy is 0."""
+        found: list[Locus] = []
+        for x, value in self.pieces:
+            if value and found and found[-1].end + 1 == x.start:
+                found[-1] = Locus(x.contig, found[-1].start, x.end)
+            elif value:
+                found.append(x)
+        return found
+
 
 def normal_sex(text: str) -> str:
     """male, female or unknown, from these words, their first letters or a pedigree's 1 and 2."""
@@ -107,11 +129,107 @@ def normal_sex(text: str) -> str:
     return words.get(text.strip().lower(), "unknown")
 
 
-def ploidy(locus: Locus, sex: str, known: Genome | None) -> Ploidy:
+@dataclass(frozen=True)
+class PloidyRule:
+    """A line of one's own table of ploidies: a region's ploidy, of one sex or (empty) of everybody."""
+
+    region: Locus
+    value: int
+    sex: str = ""
+
+
+def read_ploidies(path: Path, dictionary: Dictionary) -> list[PloidyRule]:
+    """A table of ploidies: contig, begin, end (BED: 0-based, half-open), ploidy, and, if it is of one sex, male or female.
+
+    Raises:
+        PloidiesInvalid: all faults with their lines.
+    """
+    rules: list[PloidyRule] = []
+    faults: list[str] = []
+    try:
+        lines = list(read_bed(path))
+    except TargetsInvalid as error:
+        raise PloidiesInvalid(path=path, faults=str(error.facts["faults"])) from error
+    for number, fields in lines:
+        try:
+            begin, end, value = int(fields[1]), int(fields[2]), int(fields[3])
+            sex = normal_sex(fields[4]) if len(fields) > 4 and fields[4].strip() else ""
+            if not 0 <= value <= 20 or sex == "unknown":
+                raise ValueError
+            rules.append(PloidyRule(parse_locus(f"{fields[0]}:{begin + 1}-{end}", dictionary), value, sex))
+        except (IndexError, ValueError):
+            faults.append(f"line {number}: not contig, begin, end, ploidy (0 to 20) and perhaps male or female")
+        except LocusInvalid as error:
+            faults.append(f"line {number}: {error}")
+    rules.sort(key=lambda x: (x.region.contig, x.region.start))
+    for one, two in itertools.combinations(rules, 2):
+        if one.region.overlaps(two.region) and (one.sex == two.sex or not (one.sex and two.sex)):
+            faults.append(f"{one.region} and {two.region} overlap")
+    if faults:
+        raise PloidiesInvalid(path=path, faults="; ".join(faults[:20]))
+    return rules
+
+
+def ploidy(locus: Locus, sex: str, known: Genome | None, rules: Sequence[PloidyRule] = ()) -> Ploidy:
     """Ploidy = f(contig, region, sex): a male's X and Y outside PAR 1, a female's Y 0, mitochondria 1, all else 2.
 
-    An unknown sex, or a reference whose PAR is not known, is called diploid and warned of.
+    Rules of one's own go first. An unknown sex, or a reference whose PAR is not known, is called diploid and warned of.
     """
+    here = [rule for rule in rules if rule.region.overlaps(locus)]
+    if not here:
+        return _by_itself(locus, sex, known)
+    sex = normal_sex(sex)
+    warning = None
+    pieces: list[tuple[Locus, int]] = []
+    at = locus.start
+
+    def rest(end: int) -> None:
+        nonlocal warning
+        if at <= end:
+            found = _by_itself(Locus(locus.contig, at, end), sex, known)
+            warning = warning or found.warning
+            pieces.extend(found.pieces)
+
+    for rule in here:
+        if rule.sex and sex == "unknown":
+            warning = f"{locus}: the sample's sex is unknown, the table of ploidies was not used"
+        if rule.sex not in ("", sex):
+            continue
+        low, high = max(at, rule.region.start), min(locus.end, rule.region.end)
+        rest(low - 1)
+        pieces.append((Locus(locus.contig, low, high), rule.value))
+        at = high + 1
+    rest(locus.end)
+    return Ploidy(tuple(pieces), warning)
+
+
+def call_rounds(
+    loci: Sequence[Locus], padding: int, dictionary: Dictionary, ploidy_of: Callable[[Locus], Ploidy]
+) -> list[list[tuple[Locus, int]]]:
+    """What to call so that each locus has `padding` around it, with one ploidy for each interval; merged, in order.
+
+    Padding does not cross a border of ploidy. A caller would join intervals that touch there, and HaplotypeCaller gives
+    an active region over the border the higher ploidy of the two; so those go into a second round, a call of its own.
+    """
+    by_ploidy: dict[int, list[Locus]] = {}
+    for locus in loci:
+        wide = ploidy_of(locus.padded(padding, dictionary.length(locus.contig))).pieces
+        for piece, value in ploidy_of(locus).pieces:
+            if value == 0:
+                continue
+            whole = next(x for x, _ in wide if x.start <= piece.start <= x.end)
+            low, high = max(whole.start, piece.start - padding), min(whole.end, piece.end + padding)
+            by_ploidy.setdefault(value, []).append(Locus(piece.contig, low, high))
+    merged = {x: value for value, own in by_ploidy.items() for x in merge(own, dictionary)}
+    rounds: list[list[tuple[Locus, int]]] = [[], []]
+    for x in in_order(merged, dictionary):
+        last = rounds[0][-1][0] if rounds[0] else None
+        touches = last is not None and last.contig == x.contig and x.start <= last.end + 1
+        rounds[int(touches)].append((x, merged[x]))
+    return [x for x in rounds if x]
+
+
+def _by_itself(locus: Locus, sex: str, known: Genome | None) -> Ploidy:
     name = locus.contig.removeprefix("chr")
     if locus.contig in MITOCHONDRIAL:
         return Ploidy(((locus, 1),))

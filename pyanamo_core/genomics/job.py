@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pyanamo_core.errors import BadInput
 from pyanamo_core.genomics.callers import Called
-from pyanamo_core.genomics.genomes import Ploidy
+from pyanamo_core.genomics.genomes import Genome, Ploidy, PloidyRule, ploidy
 from pyanamo_core.genomics.gvcf import Inspection
 from pyanamo_core.genomics.inputs import Inputs
 from pyanamo_core.genomics.intervals import Dictionary, Locus
@@ -46,11 +46,20 @@ class Job:
     inputs: Inputs
     sex: str = ""
     """Of this sample, if the definition says it; empty: the parameter `sex` does."""
+    genome: Genome | None = None
+    """The genome that the reference is, if it is known."""
+    ploidy_rules: Sequence[PloidyRule] = ()
     seconds: dict[str, float] = field(default_factory=dict[str, float])
 
     def sex_of(self, sample: str) -> str:
         """The sample's sex: what the definition says, else the workflow's parameter."""
         return self.sex or self.parameters.sex_of(sample, self.environ.get("PIPELINE"))
+
+    def ploidy(self, locus: Locus, sample: str) -> Ploidy:
+        """The sample's ploidy along a locus."""
+        if self.parameters.ploidy.isdecimal():
+            return Ploidy(((locus, int(self.parameters.ploidy)),))
+        return ploidy(locus, self.sex_of(sample), self.genome, self.ploidy_rules)
 
     @property
     def loci(self) -> list[Locus]:

@@ -29,7 +29,8 @@ class Parameters:
             contig (measured on 334 edges).
         slack: further bases of reads on each side, for the assembly at the padding's edge.
         gq_bands: lower bounds of GQ that end a reference block.
-        ploidy: a number, or auto: by contig, region and sex.
+        ploidy: a number, or auto: by contig, region and sex, or a table (read_ploidies) in the folder of the task
+            scripts that goes before that; its name is then followed by @ and a digest of its content.
         sex: male, female, unknown, or a table (sample, tab, sex) in the folder of the task scripts.
         reference_check: m5, or length where a header is known to hold wrong M5s; then only a warning is recorded.
         pcr_model: GATK's --pcr-indel-model; NONE suits PCR-free libraries such as 1000 Genomes 30x.
@@ -66,6 +67,8 @@ class Parameters:
             if whole and not text.isdecimal():
                 raise ParameterInvalid(name=name, reason=f"{text!r} is no whole number")
             given[names[name].name] = int(text) if whole else text
+        if _is_table(given.get("ploidy", "auto")):
+            given["ploidy"] = _with_digest(given["ploidy"], environ.get("PIPELINE"))
         found = cls(**given)
         found._check()
         return found
@@ -78,8 +81,9 @@ class Parameters:
         if self.reference_check not in ("m5", "length"):
             reason = f"{self.reference_check!r} is neither m5 nor length"
             raise ParameterInvalid(name="HC_REFERENCE_CHECK", reason=reason)
-        if self.ploidy != "auto" and not (self.ploidy.isdecimal() and 0 < int(self.ploidy) <= 20):
-            raise ParameterInvalid(name="HC_PLOIDY", reason=f"{self.ploidy!r} is neither auto nor 1 to 20")
+        if self.ploidy.isdecimal() and not 0 < int(self.ploidy) <= 20:
+            reason = f"{self.ploidy!r} is neither auto nor 1 to 20 nor a table"
+            raise ParameterInvalid(name="HC_PLOIDY", reason=reason)
         bands = self.bands()
         if not bands or bands != sorted(set(bands)) or not all(0 < b < 100 for b in bands):
             raise ParameterInvalid(name="HC_GQ_BANDS", reason=f"{self.gq_bands!r} is no growing list of 1 to 99")
@@ -98,6 +102,12 @@ class Parameters:
         text = json.dumps({**self.of_the_result(), "caller_version": caller_version}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+    def ploidy_table(self, pipeline: str | None) -> Path | None:
+        """Where the table of ploidies lies, if there is one."""
+        if not _is_table(self.ploidy):
+            return None
+        return Path(pipeline or ".") / self.ploidy.rpartition("@")[0]
+
     def sex_of(self, sample: str, pipeline: str | None) -> str:
         """The sample's sex: the parameter itself, or looked up in the table that it names."""
         if self.sex in ("male", "female", "unknown"):
@@ -108,6 +118,20 @@ class Parameters:
         except OSError as error:
             raise ParameterInvalid(name="HC_SEX", reason=f"{path} cannot be read ({error.strerror})") from error
         return next((row[1] for row in rows if row[0] == sample and len(row) > 1), "unknown")
+
+
+def _is_table(ploidy: str) -> bool:
+    return ploidy != "auto" and not ploidy.isdecimal()
+
+
+def _with_digest(name: str, pipeline: str | None) -> str:
+    """A table's name and a digest of its content, so that results of two contents have different hashes."""
+    path = Path(pipeline or ".") / name
+    try:
+        return f"{name}@{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
+    except OSError as error:
+        reason = f"it is neither auto nor 1 to 20, and as a table {path} cannot be read ({error.strerror})"
+        raise ParameterInvalid(name="HC_PLOIDY", reason=reason) from error
 
 
 def heap_megabytes(parameters: Parameters, memory_mb: int | None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,8 @@ class Variant:
     frequency: float
 
 
-Genotype = tuple[int, int]
+Genotype = tuple[int, ...]
+"""Alleles of the first and the second haplotype; one where the sample is haploid, none where it lacks the contig."""
 Carried = dict[str, dict[str, list[tuple[Variant, Genotype]]]]
 
 
@@ -137,14 +138,20 @@ def pairs(
     contig: str,
     depth: float,
     read_length: int,
+    present: Sequence[Sequence[tuple[int, int]]] | None = None,
 ) -> Iterator[Pair]:
-    """Read pairs over one contig's window; fragments with an end in a run of N yield none."""
+    """Read pairs over one contig's window; fragments with an end in a run of N yield none.
+
+    Args:
+        present: of each haplotype, where on the window (0-based, half-open) it exists; None: both everywhere.
+    """
     haplotypes: list[tuple[str, list[Block], list[int]]] = []
     for which in (0, 1):
-        bases, blocks = haplotype(sequence, [v for v, genotype in carried if genotype[which]])
+        bases, blocks = haplotype(sequence, [v for v, genotype in carried if any(genotype[which : which + 1])])
         haplotypes.append((bases, blocks, [b.haplotype_start for b in blocks]))
     for number in range(int(len(sequence) * depth / (2 * read_length))):
-        bases, blocks, starts = haplotypes[rng.randrange(2)]
+        which = rng.randrange(2)
+        bases, blocks, starts = haplotypes[which]
         fragment = max(read_length + 10, int(rng.gauss(FRAGMENT_MEAN, FRAGMENT_SD)))
         begin = rng.randrange(0, len(bases) - fragment)
         places = (begin, begin + fragment - read_length)
@@ -154,7 +161,10 @@ def pairs(
             _read(rng, bases, blocks, starts, place, read_length, reverse)
             for place, reverse in zip(places, (False, True), strict=True)
         )
-        yield Pair(f"{contig}.{number}", (one, two), rng.random() < 0.5)
+        pair = Pair(f"{contig}.{number}", (one, two), rng.random() < 0.5)
+        low, high = min(one.start, two.start), max(one.stop, two.stop)
+        if present is None or any(a <= low and high <= b for a, b in present[which]):
+            yield pair
 
 
 def _read(

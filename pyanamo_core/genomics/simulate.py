@@ -2,7 +2,9 @@
 
 Every read is placed where it came from (MAPQ 60), so what a caller misses is the caller's doing. The same seed gives
 the same reference, truth and reads; the CRAM files themselves differ, as htslib writes the reference's path into them.
-Of three samples the first is the child of the other two: per contig it inherits one whole haplotype from each.
+Of three samples the first is the child of the other two: per contig it inherits one whole haplotype from each. With
+sexes (the second is then the father), X and Y are inherited and present as in a family: a father's first X haplotype is
+his X, his second one the PAR of his Y.
 """
 
 from __future__ import annotations
@@ -11,13 +13,14 @@ import bisect
 import hashlib
 import random
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pyanamo_core.genomics import simreads
 from pyanamo_core.genomics.extras import require_pysam
+from pyanamo_core.genomics.simfamily import Sexes, genotypes
 from pyanamo_core.genomics.simreads import Carried, Variant
 
 BASES = "ACGT"
@@ -66,7 +69,7 @@ class Planted:
 
     contig: str
     position: int
-    genotypes: tuple[tuple[int, int], ...]
+    genotypes: tuple[simreads.Genotype, ...]
     deleted: int = 0
     inserted: str = ""
 
@@ -99,6 +102,7 @@ def simulate_cohort(
     repeats: Sequence[Repeat] = (),
     random_variants: bool = True,
     name: str = "demo",
+    sexes: Mapping[str, str] | None = None,
 ) -> Cohort:
     """Write a cohort into `out_dir`: NAME.fa (.fai, .dict), truth.vcf.gz, callable.bed and SAMPLE.final.cram (.crai).
 
@@ -106,6 +110,7 @@ def simulate_cohort(
         depth: mean depth of each sample.
         contigs: names with lengths, or Contigs padded with N.
         planted: variants at given places, on top of the random ones unless `random_variants` is off.
+        sexes: sample to male or female; X and Y must then have the lengths of a shipped genome.
     """
     folder = Path(out_dir).resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +120,8 @@ def simulate_cohort(
     variants: dict[str, list[Variant]] = {c.name: [] for c in wanted}
     if random_variants:
         variants = {c.name: _random_variants(rng, windows[c.name]) for c in wanted}
-    carried = _genotypes(rng, variants, samples)
+    sexed = Sexes({c.name: (c.length, c.span) for c in wanted}, sexes or {})
+    carried = genotypes(rng, variants, samples, sexed)
     for contig in wanted:
         _plant(contig, windows[contig.name], planted, samples, variants[contig.name], carried)
 
@@ -126,7 +132,9 @@ def simulate_cohort(
     header = [{"SN": c.name, "LN": c.length, "M5": md5[c.name]} for c in wanted]
     reads: dict[str, Path] = {}
     for sample in samples:
-        pairs = _pairs(random.Random(f"{seed}/{sample}"), wanted, windows, carried[sample], depth, read_length)  # noqa: S311
+        own = random.Random(f"{seed}/{sample}")  # noqa: S311
+        present = {c.name: sexed.present(c.name, sample) for c in wanted}
+        pairs = _pairs(own, wanted, windows, carried[sample], depth, read_length, present)
         reads[sample] = folder / f"{sample}.final.cram"
         _write_reads(reads[sample], reference, sample, header, pairs)
     return Cohort(folder, reference, truth, callable_bed, reads, {c: len(v) for c, v in variants.items()})
@@ -249,28 +257,6 @@ def left_align(sequence: str, offset: int, ref: str, alt: str) -> tuple[int, str
     return offset, ref, alt
 
 
-def _genotypes(rng: random.Random, variants: dict[str, list[Variant]], samples: Sequence[str]) -> Carried:
-    """carried[sample][contig] = (variant, (first haplotype, second haplotype)); somebody carries every variant."""
-    carried: Carried = {s: {c: [] for c in variants} for s in samples}
-    trio = len(samples) == 3
-    founders = samples[1:] if trio else samples
-    for contig, found in variants.items():
-        for variant in found:
-            drawn: dict[str, tuple[int, int]] = {}
-            while not any(map(any, drawn.values())):
-                drawn = {
-                    f: (int(rng.random() < variant.frequency), int(rng.random() < variant.frequency)) for f in founders
-                }
-            for founder in founders:
-                carried[founder][contig].append((variant, drawn[founder]))
-        if trio:
-            mine, theirs = rng.randrange(2), rng.randrange(2)
-            child, one, two = samples
-            for (variant, a), (_, b) in zip(carried[one][contig], carried[two][contig], strict=True):
-                carried[child][contig].append((variant, (a[mine], b[theirs])))
-    return carried
-
-
 def _plant(
     contig: Contig,
     sequence: str,
@@ -344,7 +330,7 @@ def _write_truth(
         for contig in contigs:
             for number, v in enumerate(variants[contig.name]):
                 genotypes = (carried[s][contig.name][number][1] for s in samples)
-                calls = "\t".join(f"{a}|{b}" for a, b in genotypes)
+                calls = "\t".join("|".join(map(str, g)) or "." for g in genotypes)
                 vcf.write(f"{contig.name}\t{contig.span[0] + v.offset}\t.\t{v.ref}\t{v.alt}\t.\tPASS\t.\tGT\t{calls}\n")
     return Path(pysam.tabix_index(str(path), preset="vcf", force=True))
 
@@ -370,10 +356,14 @@ def _pairs(
     carried: dict[str, list[tuple[Variant, simreads.Genotype]]],
     depth: float,
     read_length: int,
+    present: Mapping[str, Sequence[Sequence[tuple[int, int]]] | None],
 ) -> Iterator[tuple[int, int, simreads.Pair]]:
     """Contig number, the window's 0-based start, and a pair of reads in the window's coordinates."""
     for number, contig in enumerate(contigs):
-        made = simreads.pairs(rng, windows[contig.name], carried[contig.name], contig.name, depth, read_length)
+        here = present[contig.name]
+        if here == [[], []]:
+            continue
+        made = simreads.pairs(rng, windows[contig.name], carried[contig.name], contig.name, depth, read_length, here)
         for pair in made:
             yield number, contig.span[0] - 1, pair
 

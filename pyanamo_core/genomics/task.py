@@ -21,8 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from pyanamo_core import errors
-from pyanamo_core.genomics.callers import Call, Called, call, caller_version
-from pyanamo_core.genomics.genomes import Ploidy, genome_of, ploidy
+from pyanamo_core.genomics.callers import Call, Called, call_in_rounds, caller_version
+from pyanamo_core.genomics.genomes import call_rounds, genome_of, read_ploidies
 from pyanamo_core.genomics.gvcf import LeftDeletion, check
 from pyanamo_core.genomics.inputs import Inputs, redact
 from pyanamo_core.genomics.intervals import (
@@ -85,8 +85,20 @@ def prepare(arguments: Sequence[str], environ: Mapping[str, str]) -> Job:
     parameters = Parameters.from_environ(environ)
     groups = _groups(arguments[1], dictionary, Path(environ.get("PIPELINE") or "."))
     inputs = Inputs.from_environ(environ)
-    version = caller_version(parameters)
-    return Job(arguments[0], groups, reference, dictionary, parameters, version, environ, inputs, sex)
+    table = parameters.ploidy_table(environ.get("PIPELINE"))
+    return Job(
+        arguments[0],
+        groups,
+        reference,
+        dictionary,
+        parameters,
+        caller_version(parameters),
+        environ,
+        inputs,
+        sex,
+        genome_of(dictionary),
+        read_ploidies(table, dictionary) if table is not None else (),
+    )
 
 
 def _groups(text: str, dictionary: Dictionary, pipeline: Path) -> list[Group]:
@@ -141,10 +153,10 @@ def extract(job: Job, work: Path) -> Extracted:
         by_length = job.parameters.reference_check == "length"
         contigs = [x.contig for x in job.loci]
         warnings = check_reference(opened, contigs, job.dictionary, by_length=by_length)
-        ploidies = [_ploidy(job, locus, sample) for locus in job.loci]
+        found = {locus: job.ploidy(locus, sample) for locus in job.loci}
+        ploidies = list(found.values())
         warnings += sorted({p.warning for p in ploidies if p.warning})
-        absent = {x for p in ploidies for x, value in p.pieces if value == 0}
-        kept = [Group(g.stem, g.value, [x for x in g.loci if x not in absent]) for g in job.groups]
+        kept = [Group(g.stem, g.value, [part for x in g.loci for part in found[x].present]) for g in job.groups]
         left_out = [whole for whole, rest in zip(job.groups, kept, strict=True) if not rest.loci]
         around = job.parameters.padding + job.parameters.slack
         wide = pad_and_merge([x for g in kept for x in g.loci], around, job.dictionary)
@@ -163,13 +175,14 @@ def make(job: Job, work: Path) -> Made:
     if not loci:
         return Made(extracted, [], Called("", 0, 0), [])
     raw = work / "raw.g.vcf.gz"
-    intervals = pad_and_merge(loci, job.parameters.padding, job.dictionary)
+    rounds = call_rounds(loci, job.parameters.padding, job.dictionary, lambda x: job.ploidy(x, sample))
     with Timed(job, "transform"):
         memory = job.environ.get("PYANAMO_MEMORY_MB")
         heap = heap_megabytes(job.parameters, int(memory) if memory else None)
-        ploidies = [_ploidy(job, interval, sample) for interval in intervals]
-        called = call(
-            Call(extracted.slice, sample, intervals, job.reference, raw, work, ploidies, job.parameters, heap)
+        called = call_in_rounds(
+            Call(extracted.slice, sample, (), job.reference, raw, work, (), job.parameters, heap),
+            rounds,
+            job.dictionary,
         )
         extracted.slice.unlink()
     non_ref = job.parameters.caller == "gatk"
@@ -186,13 +199,7 @@ def make(job: Job, work: Path) -> Made:
             (group, path, check(path, group.loci, sample=sample, non_ref=non_ref, left=left, par=par))
             for group, path in zip(extracted.groups, targets, strict=True)
         ]
-    return Made(extracted, gvcfs, called, intervals)
-
-
-def _ploidy(job: Job, locus: Locus, sample: str) -> Ploidy:
-    if job.parameters.ploidy != "auto":
-        return Ploidy(((locus, int(job.parameters.ploidy)),))
-    return ploidy(locus, job.sex_of(sample), genome_of(job.dictionary))
+    return Made(extracted, gvcfs, called, in_order((x for one in rounds for x, _ in one), job.dictionary))
 
 
 def _header_lines(job: Job, extracted: Extracted, left: Mapping[Locus, LeftDeletion]) -> list[str]:
@@ -220,7 +227,13 @@ def exit_code(error: BaseException) -> int:
         return NO_MEMORY
     if isinstance(error, OSError | errors.EndpointDown | errors.AwsFailed | errors.ReadsInterrupted):
         return TRY_AGAIN
-    settings = (errors.Surroundings, errors.ParameterInvalid, errors.DictInvalid, errors.NotFound)
+    settings = (
+        errors.Surroundings,
+        errors.ParameterInvalid,
+        errors.PloidiesInvalid,
+        errors.DictInvalid,
+        errors.NotFound,
+    )
     return SET_UP if isinstance(error, settings) else FAILED
 
 
