@@ -47,9 +47,16 @@ class CloudTold:
     queue: str = ""
     job_definition: str = ""
     buckets: tuple[str, ...] = ()
+    docker: str = ""
 
 
-@command(example=("pyanamo local up workflow.yaml", "pyanamo local up --ledger dynamodb-local"))
+@command(
+    example=(
+        "pyanamo local up workflow.yaml",
+        "pyanamo local up --ledger dynamodb-local",
+        "pyanamo local up workflow.yaml --docker /var/run/docker.sock",
+    )
+)
 def up(
     context: Context,
     workflow: Annotated[
@@ -57,6 +64,14 @@ def up(
     ] = None,
     ledger: Annotated[LedgerKind, typer.Option("--ledger", help="Who keeps the tables.")] = LedgerKind.MOTO,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: a free one.")] = 0,
+    docker: Annotated[
+        str,
+        typer.Option(
+            "--docker",
+            metavar="SOCKET",
+            help="Run jobs as containers of this Docker engine, from the workflow's image.",
+        ),
+    ] = "",
     home: HOME = None,
 ) -> Told:
     """Start the local cloud (AWS Batch, DynamoDB, S3, Logs … on 127.0.0.1), or find the one that runs."""
@@ -64,7 +79,9 @@ def up(
     from pyanamo_core.workflow_file import read_workflow
 
     plan = read_workflow(workflow) if workflow else None
-    options = local.Options(home=home, ledger=ledger.value, region=context.region or "us-east-1", port=port)
+    options = local.Options(
+        home=home, ledger=ledger.value, region=context.region or "us-east-1", port=port, docker=docker
+    )
     cloud = local.up(options)
     told = _told(cloud, make_compute(cloud, plan) if plan else None)
     return Told(told, view=_view, quiet=[told.endpoint], next=ENV)
@@ -72,7 +89,7 @@ def up(
 
 def make_compute(cloud: LocalCloud, workflow: Workflow) -> dict[str, object]:
     """Make what a workflow file names: queue, job definition, buckets. What exists is left as it is."""
-    from pyanamo_core.local.provision import ensure_compute
+    from pyanamo_core.local.provision import CONTAINED, ensure_compute
 
     uris = [uri for uri in (workflow.buckets.results, workflow.buckets.logs) if uri]
     buckets = tuple(dict.fromkeys(uri.removeprefix("s3://").partition("/")[0] for uri in uris))
@@ -83,6 +100,8 @@ def make_compute(cloud: LocalCloud, workflow: Workflow) -> dict[str, object]:
         vcpus=workflow.vcpus,
         memory=workflow.memory_mb,
         buckets=buckets,
+        image=workflow.image or "pyanamo",
+        **({"command": (), "container": CONTAINED} if cloud.docker else {}),
     )
     return {"queue": workflow.queue, "job_definition": workflow.job_definition, "buckets": buckets}
 
@@ -138,6 +157,7 @@ def _told(cloud: LocalCloud, made: dict[str, object] | None) -> CloudTold:
         log=cloud.log,
         running_since=cloud.started_at,
         jobs=len(cloud.processes()),
+        docker=cloud.docker,
         **(made or {}),  # type: ignore[arg-type]
     )
 
@@ -150,6 +170,8 @@ def _view(told: CloudTold) -> RenderableType:
         "running": f"{span(time.time() - told.running_since)}, process {told.pid}, {told.jobs} jobs",
         "log": str(told.log),
     }
+    if told.docker:
+        shown["jobs are"] = f"containers of {told.docker}"
     if told.queue:
         shown |= {
             "queue": told.queue,

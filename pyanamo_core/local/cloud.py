@@ -20,12 +20,13 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 from pyanamo_core.aws import Clients
 from pyanamo_core.errors import LocalCloudBroken, LocalCloudDiffers, LocalCloudMissing, PyAnamoError
+from pyanamo_core.local import docker
 from pyanamo_core.local.container import ACCESS_KEY, SECRET_KEY, cloud_environment
 from pyanamo_core.local.state import (
     Record,
@@ -67,6 +68,7 @@ class Options:
         owner: it ends with this process (a number); 0 lets it run until `down`.
         stop_seconds: between SIGTERM and SIGKILL of a job (Batch: 30).
         shortest_timeout_seconds: the least attemptDurationSeconds that SubmitJob takes (Batch: 60).
+        docker: socket of a Docker engine in which jobs run as containers; empty: they are processes of this machine.
     """
 
     home: Path | None = None
@@ -76,6 +78,7 @@ class Options:
     owner: int = 0
     stop_seconds: float = 30.0
     shortest_timeout_seconds: int = 60
+    docker: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class LocalCloud:
     started_at: float
     log: Path
     dynamodb_endpoint: str = ""
+    docker: str = ""
     token: str = field(default="", repr=False)
 
     def environment(self) -> dict[str, str]:
@@ -227,6 +231,8 @@ def up(options: Options | None = None) -> LocalCloud:
         ExtraMissing: moto (or Java) is not installed.
     """
     options = options or Options()
+    if options.docker:
+        options = replace(options, docker=docker.address(options.docker))
     home = _home(options.home)
     with locked(home):
         record = read_record(home)
@@ -234,12 +240,12 @@ def up(options: Options | None = None) -> LocalCloud:
             for name, found, asked in (
                 ("ledger", record.ledger, options.ledger),
                 ("region", record.region, options.region),
+                ("docker", record.docker, options.docker),
             ):
                 if found != asked:
                     raise LocalCloudDiffers(home=home, found=f"{name} {found}", asked=asked)
             return _cloud(home, record)
-        sweep(home)
-        shutil.rmtree(home / "jobs", ignore_errors=True)
+        _sweep(home, record)
         _start(home, options)
         record = read_record(home)
         if record is None:
@@ -289,9 +295,18 @@ def down(home: Path | None = None) -> bool:
             if child := _children.pop(record.pid, None):
                 with suppress(subprocess.TimeoutExpired):
                     child.wait(5)
-        sweep(home)
-        shutil.rmtree(home / "jobs", ignore_errors=True)
+        _sweep(home, record)
         return was_alive
+
+
+def _sweep(home: Path, record: Record | None) -> None:
+    """Remove what an unclean end has left: processes, containers, folders of jobs."""
+    sweep(home)
+    if record is not None and record.docker:
+        with suppress(PyAnamoError):  # without its engine nothing of it runs either
+            docker.remove_all(record.docker, home)
+    for name in ("jobs", "hosts"):
+        shutil.rmtree(home / name, ignore_errors=True)
 
 
 def _home(home: Path | None) -> Path:
@@ -309,6 +324,7 @@ def _cloud(home: Path, record: Record) -> LocalCloud:
         started_at=record.started_at,
         log=home / "server.log",
         dynamodb_endpoint=record.dynamodb_endpoint,
+        docker=record.docker,
         token=record.token,
     )
 
@@ -318,7 +334,7 @@ def _start(home: Path, options: Options) -> None:
     command = [sys.executable, "-m", "pyanamo_core.local", "serve", "--home", str(home), "--ready-fd", str(writes)]
     command += ["--ledger", options.ledger, "--region", options.region, "--port", str(options.port)]
     command += ["--owner", str(options.owner), "--stop-seconds", str(options.stop_seconds)]
-    command += ["--shortest-timeout", str(options.shortest_timeout_seconds)]
+    command += ["--shortest-timeout", str(options.shortest_timeout_seconds), "--docker", options.docker]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PYTEST_"))}
     with (home / "server.log").open("wb") as log:
         child = subprocess.Popen(

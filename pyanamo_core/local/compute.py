@@ -10,7 +10,6 @@ from typing import Any, Final, cast
 from pyanamo_core.aws import Clients
 from pyanamo_core.local.jobs import Plan
 
-DEFAULT_COMMAND: Final = ("pyanamo", "pilot")
 LOG_GROUP: Final = "/aws/batch/job"
 OVERRIDES_BYTES: Final = 8_192
 MAX_ATTEMPTS: Final = 10
@@ -119,7 +118,7 @@ def work_out(ask: Mapping[str, Any], definition: Mapping[str, Any], queue: Queue
     _check_overrides(overrides)
     resources = _resources(container) | _resources(overrides)
     parameters = part(definition, "parameters") | part(ask, "parameters")
-    command: Sequence[str] = overrides.get("command") or container.get("command") or DEFAULT_COMMAND
+    command: Sequence[str] = overrides.get("command") or container.get("command") or ()
     timeout = int((part(ask, "timeout") or part(definition, "timeout")).get("attemptDurationSeconds", 0))
     if timeout and timeout < shortest:
         raise ClientException(f"Job timeout must be at least {shortest} seconds")

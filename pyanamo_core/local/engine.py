@@ -1,10 +1,11 @@
-"""Batch as processes of this machine: queues, ceilings, attempts, retries, time-outs, ends.
+"""Batch as processes of this machine, or as its containers: queues, ceilings, attempts, retries, time-outs, ends.
 
     SubmitJob → RUNNABLE → (room under the environment's ceiling) → STARTING → RUNNING → SUCCEEDED | FAILED
                    ↑______________________ retry strategy says RETRY ______________|
 
-One lock guards all jobs. Three threads work: the launcher's reader (starts and ends of processes), `timers` (time-outs,
-KILL after TERM) and `logs` (ships output, then concludes attempts, so that a job that has ended has its log).
+One lock guards all jobs. Three threads work: the launcher's reader (starts and ends of processes; one for each container
+where there is a Docker engine), `timers` (time-outs, KILL after TERM) and `logs` (ships output, then concludes attempts,
+so that a job that has ended has its log).
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from typing import Any, Final, Literal
 from pyanamo_core.aws import Clients
 from pyanamo_core.local.capacity import TOO_BIG, Capacity, Place
 from pyanamo_core.local.compute import Compute, Queue
-from pyanamo_core.local.container import job_command, job_environment
+from pyanamo_core.local.container import container_environment, job_command, job_environment
+from pyanamo_core.local.docker import OUT_OF_MEMORY, Containers
 from pyanamo_core.local.jobs import STARTED, Array, Attempt, Job, Plan
 from pyanamo_core.local.logs import Tail, send
 from pyanamo_core.local.processes import Processes
@@ -38,7 +40,6 @@ ENDED_ITSELF: Final = "Essential container in task exited"
 TIMED_OUT: Final = "Job attempt duration exceeded timeout"
 NOT_STARTED: Final = "Task failed to start"
 
-OUT_OF_MEMORY: Final = "OutOfMemoryError: Container killed due to memory usage"
 KILLED_CODE: Final = 137
 
 Stop = Literal["", "timeout", "terminated", "host", "memory"]
@@ -95,9 +96,20 @@ class Engine:
         self._ends: queue.SimpleQueue[tuple[Running, int, str] | None] = queue.SimpleQueue()
         self._timers = Timers()
         self._closing = False
-        self._processes = Processes(home / "processes", self._on_started, self._on_exited)
+        self._processes: Processes | Containers = Processes(home / "processes", self._on_started, self._on_exited)
         self._thread = threading.Thread(target=self._conclude_all, name="logs", daemon=True)
         self._thread.start()
+
+    def contain(self, docker: str) -> None:
+        """Let jobs be containers of a Docker engine from now on; none may be running.
+
+        Raises:
+            LocalCloudBroken: no engine answers at that socket. ExtraMissing: its client is not installed.
+        """
+        containers = Containers(docker, self._home, self._on_started, self._on_exited)
+        with self._lock:
+            self._processes.close()
+            self._processes = containers
 
     # ------------------------------------------------------------------------------------------ what Batch's calls do
 
@@ -303,14 +315,16 @@ class Engine:
         array = self._arrays_of.get(job.job_id)
         job.attempts.append(attempt)
         job.status, job.status_reason = "STARTING", ""
-        environment = job_environment(
-            job, len(job.attempts), len(array.children) if array else 1, name, self._endpoint, folder, os.environ
-        )
-        environment |= {"AWS_BATCH_CE_NAME": place.name} | dict(place.host.environment)
         self._running[name] = self._by_job[job.job_id] = running
-        self._processes.start(
-            name, job_command(plan.command, environment), environment, folder / "work", folder / "output.log"
-        )
+        told = (job, len(job.attempts), len(array.children) if array else 1, name, self._endpoint)
+        ours = {"AWS_BATCH_CE_NAME": place.name} | dict(place.host.environment)
+        if isinstance(self._processes, Containers):
+            environment = container_environment(*told) | ours
+            self._processes.start(name, plan, plan.command, environment, attempt.host, folder / "output.log")
+        else:
+            environment = job_environment(*told, folder, os.environ) | ours
+            command = job_command(plan.command, environment)
+            self._processes.start(name, command, environment, folder / "work", folder / "output.log")
 
     def _on_started(self, name: str, pid: int) -> None:
         with self._lock:
@@ -386,11 +400,11 @@ class Engine:
             attempt.stopped_at = _now()
             if running.stop == "host":
                 attempt.status_reason = f"Host EC2 (instance {attempt.host}) terminated."
-            elif running.stop == "memory":
+            elif running.stop == "memory" or error == OUT_OF_MEMORY:
                 attempt.exit_code, attempt.reason = KILLED_CODE, OUT_OF_MEMORY
                 attempt.status_reason = ENDED_ITSELF
             elif error:
-                attempt.status_reason, attempt.reason = NOT_STARTED, f"CannotStartContainerError: {error}"
+                attempt.status_reason, attempt.reason = NOT_STARTED, error
             else:
                 attempt.exit_code = code
                 attempt.status_reason = running.reason or ENDED_ITSELF

@@ -29,7 +29,7 @@ class Plan:
     """What all jobs of one submission share: the definition with its overrides worked in.
 
     Attributes:
-        command: words, parameters filled in.
+        command: words, parameters filled in; none: the image's own.
         environment: of definition and overrides, without Batch's own variables.
         vcpus, memory_mb: of one job.
         retry: `retryStrategy`.

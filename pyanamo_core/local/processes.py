@@ -22,7 +22,8 @@ class Processes:
     Args:
         registry: folder in which the launcher notes what runs.
         on_started: told the job's name and the number of its main process.
-        on_exited: told the job's name, its exit code (128 + n for signal n) and, if it could not be started, why.
+        on_exited: told the job's name, its exit code (128 + n for signal n) and, if it could not be started, why, in ECS's
+            words.
 
     Both are called from one thread, in the order in which things happened; they must not block for long.
     """
@@ -98,4 +99,5 @@ class Processes:
                 if "started" in event:
                     self._on_started(event["started"], event["pid"])
                 else:
-                    self._on_exited(event["exited"], event["code"], event["error"])
+                    error = f"CannotStartContainerError: {event['error']}" if event["error"] else ""
+                    self._on_exited(event["exited"], event["code"], error)

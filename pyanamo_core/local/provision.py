@@ -22,6 +22,14 @@ RETRY_RULES: Final[tuple[Mapping[str, str], ...]] = (
 )
 ATTEMPTS: Final = 10
 COMMAND: Final = ("pyanamo", "pilot")
+SCRATCH: Final = "/scratch"
+CONTAINED: Final[Mapping[str, Any]] = {
+    "user": "1000",
+    "readonlyRootFilesystem": True,
+    "volumes": [{"name": "scratch", "host": {"sourcePath": SCRATCH}}],
+    "mountPoints": [{"sourceVolume": "scratch", "containerPath": SCRATCH, "readOnly": False}],
+}
+"""How the stack's job definition runs the image: unprivileged, nothing written but below one folder of the host."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,7 @@ def ensure_compute(
     timeout_seconds: int = 0,
     log_group: str = LOG_GROUP,
     buckets: Sequence[str] = (),
+    container: Mapping[str, Any] | None = None,
 ) -> MadeCompute:
     """Make roles, compute environment, queue, job definition, log group and buckets where they are missing.
 
@@ -64,6 +73,7 @@ def ensure_compute(
         max_vcpus: the environment's ceiling; an environment that exists gets this one.
         attempts: of one job, the first included (1-10).
         timeout_seconds: of one attempt; 0 is none.
+        container: more of the definition's containerProperties, e.g. `CONTAINED`.
 
     Returns:
         The names; a definition equal to the newest active revision is not registered again.
@@ -92,6 +102,7 @@ def ensure_compute(
                     "logDriver": "awslogs",
                     "options": {"awslogs-group": log_group, "awslogs-stream-prefix": job_definition},
                 },
+                **(container or {}),
             },
             "retryStrategy": {"attempts": attempts, "evaluateOnExit": [dict(rule) for rule in retry_rules]},
         }

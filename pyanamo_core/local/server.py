@@ -111,6 +111,7 @@ def serve(options: argparse.Namespace) -> None:
             started_at=time.time(),
             moto=version,
             dynamodb_endpoint=ledger.endpoint if ledger else "",
+            docker=options.docker,
         )
 
         def health() -> dict[str, Any]:
@@ -129,6 +130,8 @@ def serve(options: argparse.Namespace) -> None:
         )
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 60}, daemon=True).start()
         probe(clients(REGION), version)
+        if options.docker:
+            engine.contain(options.docker)
         write_record(home, record)
         if options.owner:
             threading.Thread(target=_watch_owner, args=(options.owner, stop.set), daemon=True).start()
@@ -161,6 +164,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--ready-fd", type=int, default=-1)
     parser.add_argument("--stop-seconds", type=float, default=30.0)
     parser.add_argument("--shortest-timeout", type=int, default=60)
+    parser.add_argument("--docker", default="")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     try:

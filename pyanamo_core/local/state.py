@@ -4,6 +4,7 @@
     <home>/server.log     what the server says
     <home>/processes/     one file per running job: its processes with their start times
     <home>/jobs/          private folders of jobs
+    <home>/hosts/         what containers find mounted from their host
     <home>/lock           held while somebody starts or stops the cloud
 
 A process is known by its number and its start time, so that a number that the system gave to somebody else meanwhile
@@ -44,6 +45,7 @@ class Record:
     started_at: float
     moto: str = ""
     dynamodb_endpoint: str = ""
+    docker: str = ""
 
     @property
     def alive(self) -> bool:

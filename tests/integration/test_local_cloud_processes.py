@@ -81,7 +81,7 @@ def test_a_command_that_does_not_exist_is_told_with_its_reason(processes: Proces
     processes.start("none", ["no-such-command"], ENVIRONMENT, tmp_path, tmp_path / "log")
     told.wait(lambda: "none" in told.codes)
     assert told.codes["none"] == 127
-    assert told.errors["none"] == "No such file or directory: no-such-command"
+    assert told.errors["none"] == "CannotStartContainerError: No such file or directory: no-such-command"
 
 
 def test_output_goes_to_the_log_and_input_is_empty(processes: Processes, told: Told, tmp_path: Path):
