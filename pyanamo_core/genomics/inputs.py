@@ -1,7 +1,7 @@
 """Reading where reads lie: a bucket, each with its own access, or this machine.
 
-htslib knows no task roles, so it is handed presigned (or, for public buckets, plain) addresses. They are secrets:
-`redact` takes them out of every text that leaves the process.
+Everything is read by the SDK, which knows task roles, renews credentials and repeats what failed. Programs that only
+take an address can be given a presigned one; it is a secret, and `redact` takes it out of texts.
 """
 
 from __future__ import annotations
@@ -10,16 +10,19 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from pyanamo_core.buckets import BucketClients
-from pyanamo_core.errors import ReadsInvalid
+from pyanamo_core.buckets import BucketClients, advice
+from pyanamo_core.errors import AccessDenied, EndpointDown, PyAnamoError, ReadsInterrupted, ReadsInvalid, WrongRegion
 
 URL_SECONDS = 3600
+RANGE_TRIES = 4
+_CHUNK_BYTES = 1 << 20
 _SIGNED = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*")
 _SYSTEM_CERTIFICATES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
 
@@ -46,6 +49,15 @@ class Access:
 
 
 @dataclass(frozen=True)
+class End:
+    """The last bytes of a file, its size in bytes, and its version where there is one (S3's ETag)."""
+
+    data: bytes
+    size: int
+    etag: str = ""
+
+
+@dataclass(frozen=True)
 class Listed:
     """A file found: s3:// address or path, and bytes."""
 
@@ -59,18 +71,22 @@ class Inputs:
     Args:
         buckets: access per bucket; one that is not listed is read with the task's own credentials.
         clients: pyanamo_core.aws.Clients to use for buckets without an endpoint of their own.
+        shared: a folder that nests of one pilot share; None: each fetches headers and indexes for itself.
     """
 
-    def __init__(self, buckets: Sequence[Access] = (), clients: Any = None) -> None:
+    def __init__(self, buckets: Sequence[Access] = (), clients: Any = None, shared: Path | None = None) -> None:
         self._access = {a.bucket: a for a in buckets}
         self._given = clients
+        self.shared = shared
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ, clients: Any = None) -> Inputs:
-        """By PYANAMO_INPUT_BUCKETS, a JSON list of {bucket, access, region, endpoint}."""
+        """By PYANAMO_INPUT_BUCKETS, a JSON list of {bucket, access, region, endpoint}, and PYANAMO_SHARED."""
+        shared = environ.get("PYANAMO_SHARED")
         listed: list[dict[str, str]] = json.loads(environ.get("PYANAMO_INPUT_BUCKETS") or "[]")
         known = ("bucket", "access", "region", "endpoint")
-        return cls([Access(**{k: v for k, v in entry.items() if k in known and v}) for entry in listed], clients)
+        buckets = [Access(**{k: v for k, v in entry.items() if k in known and v}) for entry in listed]
+        return cls(buckets, clients, Path(shared) if shared else None)
 
     @cached_property
     def clients(self) -> Any:
@@ -95,7 +111,7 @@ class Inputs:
         trust_certificates()
         bucket, key = split_uri(uri)
         access = self._access.get(bucket, Access(bucket))
-        with _explained("presigning"):
+        with self._explained("presigning", uri):
             if access.access == "requester_pays":
                 clients = self._buckets.clients_of(access)
                 return str(clients.requester_pays_address(bucket, key, URL_SECONDS, access.region or None))
@@ -116,9 +132,49 @@ class Inputs:
         bucket, key = split_uri(uri)
         s3, more = self._s3(bucket)
         wanted = f"bytes={start}" if start < 0 else f"bytes={start}-{start + length - 1}"
-        with _explained("GetObject", uri):
+        with self._explained("GetObject", uri):
             answer = s3.get_object(Bucket=bucket, Key=key, Range=wanted, **more)
             return answer["Body"].read(), int(answer["ContentRange"].rpartition("/")[2])
+
+    def read_end(self, uri: str, count: int) -> End:
+        """The last `count` bytes of a file.
+
+        Raises:
+            FileNotFoundError: it does not exist.
+        """
+        if not uri.startswith("s3://"):
+            data, size = self.read_range(uri, -count, 0)
+            return End(data, size)
+        bucket, key = split_uri(uri)
+        s3, more = self._s3(bucket)
+        with self._explained("GetObject", uri):
+            answer = s3.get_object(Bucket=bucket, Key=key, Range=f"bytes=-{count}", **more)
+            return End(answer["Body"].read(), int(answer["ContentRange"].rpartition("/")[2]), str(answer["ETag"]))
+
+    def copy_range(self, uri: str, start: int, end: int, target: BinaryIO, etag: str = "") -> None:
+        """Copy the bytes from `start` to before `end` to their own place in `target`; goes on where a connection broke.
+
+        Raises:
+            FileNotFoundError: it does not exist.
+            ReadsInterrupted: it is no longer the version of this `etag`.
+        """
+        bucket, key = split_uri(uri)
+        s3, more = self._s3(bucket)
+        if etag:
+            more = {**more, "IfMatch": etag}
+        tries = RANGE_TRIES
+        while start < end:
+            target.seek(start)
+            try:
+                with self._explained("GetObject", uri):
+                    answer = s3.get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}", **more)
+                    for chunk in answer["Body"].iter_chunks(_CHUNK_BYTES):
+                        target.write(chunk)
+                        start += len(chunk)
+            except EndpointDown:
+                tries -= 1
+                if not tries:
+                    raise
 
     def fetch(self, uri: str, target: Path) -> None:
         """Copy a whole (small) file to `target`.
@@ -131,7 +187,7 @@ class Inputs:
             return
         bucket, key = split_uri(uri)
         s3, more = self._s3(bucket)
-        with _explained("GetObject", uri), target.open("wb") as file:
+        with self._explained("GetObject", uri), target.open("wb") as file:
             shutil.copyfileobj(s3.get_object(Bucket=bucket, Key=key, **more)["Body"], file)
 
     def listing(self, where: str) -> Iterator[Listed]:
@@ -146,29 +202,34 @@ class Inputs:
             return
         bucket, prefix = split_uri(where)
         s3, more = self._s3(bucket)
-        with _explained("ListObjectsV2", where):
+        with self._explained("ListObjectsV2", where):
             for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **more):
                 for entry in page.get("Contents", ()):
                     yield Listed(f"s3://{bucket}/{entry['Key']}", int(entry["Size"]))
 
+    @contextmanager
+    def _explained(self, operation: str, uri: str = "") -> Generator[None]:
+        """aws.explained, but a missing key is FileNotFoundError as for a path, and a refusal says what would help."""
+        try:
+            yield
+        except Exception as error:
+            from pyanamo_core.aws import code_of, explain, is_aws_error
 
-class _explained:  # noqa: N801 - reads like the function that it wraps
-    """aws.explained, but a missing key is FileNotFoundError as for a path; imports boto3's world only on error."""
+            if code_of(error) in ("NoSuchKey", "404"):
+                raise FileNotFoundError(uri) from None
+            if code_of(error) in ("PreconditionFailed", "412"):
+                raise ReadsInterrupted(reads=uri, reason="it was replaced by another version meanwhile") from error
+            if not is_aws_error(error):
+                raise
+            raise self._advised(explain(error, "s3", f"{operation} {uri}".strip()), uri) from error
 
-    def __init__(self, operation: str, uri: str = "") -> None:
-        self.operation, self.uri = operation, uri
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if not isinstance(error, Exception):
-            return
-        from pyanamo_core.aws import code_of, explain, is_aws_error
-
-        if code_of(error) in ("NoSuchKey", "404"):
-            raise FileNotFoundError(self.uri) from None
-        if is_aws_error(error):
-            raise explain(error, "s3", f"{self.operation} {self.uri}".strip()) from error
+    def _advised(self, error: PyAnamoError, uri: str) -> PyAnamoError:
+        bucket = split_uri(uri)[0]
+        refusal = "denied" if isinstance(error, AccessDenied) else str(error.facts.get("right", ""))
+        if not bucket or not isinstance(error, AccessDenied | WrongRegion):
+            return error
+        told = advice(bucket, self._access.get(bucket), refusal)
+        return type(error)(**{**error.facts, "reason": f"{error.facts['reason'].rstrip('.')}. {told}".rstrip(".")})
 
 
 def trust_certificates() -> None:

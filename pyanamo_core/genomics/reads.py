@@ -10,33 +10,44 @@ import gzip
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pyanamo_core.errors import ReadsInterrupted, ReadsInvalid
+from pyanamo_core.errors import ReadsInvalid
+from pyanamo_core.genomics.cram import CRAM2_EOF, CRAM3_EOF, Container, container, read_crai
 from pyanamo_core.genomics.extras import require_pysam
-from pyanamo_core.genomics.inputs import Inputs, redact
+from pyanamo_core.genomics.inputs import Inputs
 from pyanamo_core.genomics.intervals import Dictionary, Locus
 from pyanamo_core.genomics.records import BGZF_EOF
+from pyanamo_core.genomics.remote import fill, get_known, ranges_of
+from pyanamo_core.genomics.windows import merged
 
-# Last container of CRAM 3 and of 2.1 (CRAM specification, "End of file container").
-CRAM3_EOF = bytes.fromhex("0f000000ffffffff0fe0454f4600000000010005bdd94f0001000606010001000100ee63014b")
-CRAM2_EOF = bytes.fromhex("0b000000ffffffff0fe0454f460000000001000001000606010001000100")
+Source = Callable[[Sequence[Locus]], tuple[Any, list[Locus]]]
 
 
 @dataclass
 class OpenReads(AbstractContextManager["OpenReads"]):
-    """An open alignment file with what its header says. Close it, or use it in a `with`."""
+    """Reads with what their header says; their bytes are brought here when loci are asked for. Use it in a `with`."""
 
     uri: str
     file: Any
     header: dict[str, Any]
     sample: str
-    warnings: list[str] = field(default_factory=list[str])
+    source: Source | None = None
+    """Brings what loci need; None: the whole file is here."""
+
+    def bring(self, loci: Sequence[Locus]) -> list[Locus]:
+        """Make the reads over these loci readable; those of them that the index knows reads of. Raises as `open_reads`."""
+        if self.source is None:
+            return list(loci)
+        self.file.close()
+        self.file, there = self.source(loci)
+        return there
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -45,36 +56,62 @@ class OpenReads(AbstractContextManager["OpenReads"]):
 
 
 def open_reads(inputs: Inputs, uri: str, index: str | None, work: Path, reference: Path | None = None) -> OpenReads:
-    """Open reads (BAM or CRAM) with their index, which is copied into `work`: htslib then uses no other.
+    """Open reads (BAM or CRAM) with their index, which is brought into `work`: htslib then uses no other.
 
     Raises:
         ReadsInvalid: missing, truncated, index missing or of another file, no or several samples.
+        ReadsInterrupted: replaced by another version while they were read; another try begins anew.
     """
-    pysam = require_pysam()
-    # Without these htslib would ask a server of the EBI for every contig that it does not find, or read a stale
-    # index from the current folder.
+    # Without these htslib would ask a server of the EBI for every contig that it does not find.
     os.environ["REF_PATH"] = str(work / "no-reference-but-the-given-one")
     os.environ["REF_CACHE"] = ""
-    local_index = _bring_index(inputs, uri, index, work)
+    candidates = [index] if index else default_indexes(uri)
+    if not uri.startswith("s3://"):
+        found = _bring_index(inputs, uri, candidates, work)
+        return _opened(uri, _open_file(uri, Path(uri), found, reference))
+
+    def prove(end: bytes, size: int, found: Path) -> str | None:
+        return _truncated(end) or misfit(inputs, uri, size, found)
+
+    known = get_known(inputs, uri, candidates, work, prove)
+    here = work / known.index_name
+    reads = _opened(uri, _open_file(uri, fill(inputs, known, work, ()), here, reference))
+
+    def bring(loci: Sequence[Locus]) -> tuple[Any, list[Locus]]:
+        numbers = {str(entry["SN"]): place for place, entry in enumerate(reads.header.get("SQ", ()))}
+        found = ranges_of(known, work, [(numbers[locus.contig], locus.start, locus.end) for locus in loci])
+        path = fill(inputs, known, work, merged(chain.from_iterable(found)))
+        try:
+            file = _open_file(uri, path, here, reference)
+        finally:
+            path.unlink()  # open, it stays readable; its room is free as soon as it is closed
+        return file, [locus for locus, ranges in zip(loci, found, strict=True) if ranges]
+
+    reads.source = bring
+    return reads
+
+
+def _open_file(uri: str, path: Path, index: Path, reference: Path | None) -> Any:
+    pysam = require_pysam()
     try:
-        file = pysam.AlignmentFile(
-            inputs.address(uri),
+        return pysam.AlignmentFile(
+            str(path),
             "r",
             reference_filename=str(reference) if reference is not None else None,
-            index_filename=str(local_index),
+            index_filename=str(index),
             require_index=True,
         )
     except (OSError, ValueError) as error:
-        if uri.startswith("s3://"):  # index and end were just read: it is the network more likely than the file
-            raise ReadsInterrupted(reads=uri, reason=redact(str(error))) from error
-        raise ReadsInvalid(reads=uri, reason=f"cannot be opened ({redact(str(error))})") from error
+        raise ReadsInvalid(reads=uri, reason=f"cannot be opened ({error})") from error
+
+
+def _opened(uri: str, file: Any) -> OpenReads:
     try:
         header: dict[str, Any] = file.header.to_dict()
-        sample = only_sample(uri, header)
+        return OpenReads(uri, file, header, only_sample(uri, header))
     except BaseException:
         file.close()
         raise
-    return OpenReads(uri, file, header, sample)
 
 
 def only_sample(uri: str, header: dict[str, Any]) -> str:
@@ -105,24 +142,23 @@ def default_indexes(uri: str) -> list[str]:
     return [f"{uri}.bai", f"{stem}.bai", f"{uri}.csi"]
 
 
-def _bring_index(inputs: Inputs, uri: str, index: str | None, work: Path) -> Path:
+def _bring_index(inputs: Inputs, uri: str, candidates: Sequence[str], work: Path) -> Path:
     try:
-        tail, size = inputs.read_range(uri, -len(CRAM3_EOF), 0)
+        end = inputs.read_end(uri, len(CRAM3_EOF))
     except FileNotFoundError as error:
         raise ReadsInvalid(reads=uri, reason="no such file") from error
-    for candidate in [index] if index else default_indexes(uri):
+    for candidate in candidates:
         target = work / f"reads{Path(candidate).suffix}"
         try:
             inputs.fetch(candidate, target)
         except FileNotFoundError:
             target.unlink(missing_ok=True)
             continue
-        reason = _truncated(tail) or misfit(inputs, uri, size, target)
+        reason = _truncated(end.data) or misfit(inputs, uri, end.size, target)
         if reason:
             raise ReadsInvalid(reads=uri, reason=reason)
         return target
-    wanted = index or default_indexes(uri)[0]
-    raise ReadsInvalid(reads=uri, reason=f"its index {wanted} is missing; make it with: samtools index {uri}")
+    raise ReadsInvalid(reads=uri, reason=f"its index {candidates[0]} is missing; make it with: samtools index {uri}")
 
 
 def _truncated(tail: bytes) -> str | None:
@@ -143,84 +179,32 @@ def misfit(inputs: Inputs, uri: str, size: int, index: Path) -> str | None:
 
 def _crai_fits(inputs: Inputs, uri: str, size: int, index: Path) -> bool:
     """The container at the index's last entry is a valid one, is the entry's, and is the file's last."""
-    packed = index.read_bytes()
-    text = gzip.decompress(packed).decode() if packed[:2] == b"\x1f\x8b" else packed.decode()
-    entries = [[int(x) for x in line.split("\t")] for line in text.splitlines() if line]
+    entries = read_crai(index)
     if not entries:
         return True  # a file without reads
-    contig, start, _, offset, slice_offset, slice_bytes = max(entries, key=lambda entry: entry[3:5])
-    found = _container_at(inputs, uri, offset, size)
-    if found is None or found.contig not in (-2, contig) or found.length != slice_offset + slice_bytes:
+    last = max(entries, key=lambda entry: (entry.offset, entry.slice_offset))
+    found = _container_at(inputs, uri, last.offset, size)
+    if found is None or found.contig not in (-2, last.contig) or found.length != last.slice_offset + last.slice_bytes:
         return False
-    if contig >= 0 and found.contig == contig and found.start > max(start, 1):
+    if last.contig >= 0 and found.contig == last.contig and found.start > max(last.start, 1):
         return False
-    end = offset + found.header_bytes + found.length
+    end = last.offset + found.header_bytes + found.length
     if size - end in (len(CRAM3_EOF), len(CRAM2_EOF)):
         return True
     behind = _container_at(inputs, uri, end, size)  # some programs leave unplaced reads out of the index
     return behind is not None and behind.contig == -1
 
 
-def _container_at(inputs: Inputs, uri: str, offset: int, size: int) -> _Container | None:
+def _container_at(inputs: Inputs, uri: str, offset: int, size: int) -> Container | None:
     """The container that begins at a place of the file, if a whole one does."""
     if offset >= size:
         return None
     head, _ = inputs.read_range(uri, offset, 512)
     try:
-        found = _container(head)
+        found = container(head)
     except (struct.error, IndexError):
         return None
     return found if found is not None and offset + found.header_bytes + found.length <= size else None
-
-
-@dataclass(frozen=True)
-class _Container:
-    length: int
-    contig: int
-    start: int
-    header_bytes: int
-
-
-def _container(head: bytes) -> _Container | None:
-    """A container's header (CRAM specification 3.1, section 7), or None if its checksum does not hold (3.x)."""
-    (length,) = struct.unpack_from("<i", head)
-    at = 4
-    values: list[int] = []
-    for _ in range(4):  # contig, start, span, number of records
-        value, at = _itf8(head, at)
-        values.append(value)
-    for _ in range(2):  # record counter and bases are LTF8
-        at += _ltf8_bytes(head[at])
-    _, at = _itf8(head, at)  # blocks
-    landmarks, at = _itf8(head, at)
-    for _ in range(landmarks):
-        _, at = _itf8(head, at)
-    (crc,) = struct.unpack_from("<I", head, at)
-    version_3 = crc == zlib.crc32(head[:at])
-    if length <= 0 or not (version_3 or head[at : at + 2] in (b"\x00\x01", b"\x01\x01", b"\x04\x01")):
-        return None
-    contig = values[0] - (1 << 32) if values[0] >= 1 << 31 else values[0]
-    return _Container(length, contig, values[1], at + (4 if version_3 else 0))
-
-
-def _itf8(data: bytes, at: int) -> tuple[int, int]:
-    """A CRAM integer of 1 to 5 bytes, and where the next value starts."""
-    first = data[at]
-    if first < 0x80:
-        return first, at + 1
-    if first < 0xC0:
-        return (first & 0x3F) << 8 | data[at + 1], at + 2
-    if first < 0xE0:
-        return (first & 0x1F) << 16 | int.from_bytes(data[at + 1 : at + 3], "big"), at + 3
-    if first < 0xF0:
-        return (first & 0x0F) << 24 | int.from_bytes(data[at + 1 : at + 4], "big"), at + 4
-    high = (first & 0x0F) << 28 | int.from_bytes(data[at + 1 : at + 4], "big") << 4
-    return high | (data[at + 4] & 0x0F), at + 5
-
-
-def _ltf8_bytes(first: int) -> int:
-    """Length of a CRAM long integer: one byte more per leading one bit."""
-    return 1 + next((n for n in range(8) if not first & (0x80 >> n)), 8)
 
 
 def _bam_index_fits(inputs: Inputs, uri: str, size: int, index: Path) -> bool:
@@ -323,16 +307,16 @@ def slice_reads(reads: OpenReads, intervals: Sequence[Locus], target: Path, samp
     (docs/decisions/0010-slices-are-bam.md). Read groups are renamed to `sample` where an alias says so.
 
     Raises:
-        ReadsInvalid: the reads are damaged, or the reference is not theirs.
-        ReadsInterrupted: the same of reads in a bucket, where it may be the network.
+        ReadsInvalid: the reads are damaged, or the reference is not theirs. ReadsInterrupted: as `open_reads`.
     """
     pysam = require_pysam()
+    there = reads.bring(intervals)
     header = {**reads.header, "RG": [{**group, "SM": sample} for group in reads.header["RG"]]}
     made = pysam.AlignmentHeader.from_dict(header)
     count, last = 0, Locus("", 0, 0)
     try:
         with pysam.AlignmentFile(str(target), "wb", header=made, format_options=[b"level=1"]) as out:
-            for interval in intervals:
+            for interval in there:
                 # A read that reaches from the interval before into this one is already written.
                 before = last.end if last.contig == interval.contig else 0
                 for read in reads.file.fetch(interval.contig, interval.start - 1, interval.end):
@@ -343,11 +327,9 @@ def slice_reads(reads: OpenReads, intervals: Sequence[Locus], target: Path, samp
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in (28, 5):  # no space, I/O error: of this host, not of the reads
             raise
-        if reads.uri.startswith("s3://"):
-            raise ReadsInterrupted(reads=reads.uri, reason=redact(str(error))) from error
         raise ReadsInvalid(
             reads=reads.uri,
-            reason=f"reading stopped ({redact(str(error))}): truncated, damaged, or of another reference",
+            reason=f"reading stopped ({error}): truncated, damaged, or of another reference",
         ) from error
     pysam.index(str(target))
     return count

@@ -225,7 +225,7 @@ def exit_code(error: BaseException) -> int:
         return DATA
     if isinstance(error, errors.OutOfMemory):
         return NO_MEMORY
-    if isinstance(error, OSError | errors.EndpointDown | errors.AwsFailed | errors.ReadsInterrupted):
+    if isinstance(error, OSError | errors.EndpointDown | errors.AwsFailed | errors.ReadsInterrupted | errors.HostFault):
         return TRY_AGAIN
     settings = (
         errors.Surroundings,

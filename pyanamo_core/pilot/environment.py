@@ -115,6 +115,8 @@ class Setting:
     host: Mapping[str, str] = field(default_factory=dict[str, str])
     memory_mb: int = 1024
     cpus: int = 1
+    shared: str = ""
+    """A folder that the pilot's nests share and that goes with it; empty: there is none."""
     work_name: str = "work"
     """First part of the output prefix below the table's: `work`, or `rehearsal`."""
 
@@ -142,25 +144,30 @@ def task_environment(
     environment["PATH"] = os.pathsep.join(dict.fromkeys(places))
     environment |= dict(workflow.parameters)
     environment |= dict(setting.references)
-    return environment | {
-        "TMPDIR": temporary,
-        "PIPELINE": setting.pipeline,
-        "S3_BUCKET": setting.results.removeprefix("s3://").partition("/")[0],
-        "PYANAMO_TABLE": setting.table,
-        "PYANAMO_RUN": setting.run_id,
-        "PYANAMO_ITEM": call.item_id,
-        "PYANAMO_TASK": call.task_id,
-        "PYANAMO_NEST": str(call.index),
-        "PYANAMO_ATTEMPT": str(call.fence),
-        "PYANAMO_WORK": work,
-        "PYANAMO_CPUS": str(cpus),
-        "PYANAMO_MEMORY_MB": str(setting.memory_mb * shares),
-        "PYANAMO_OUTPUT": setting.output_prefix(call),
-        "PYANAMO_RESULT": result,
-        "PYANAMO_REVISION": workflow.revision,
-        "PYANAMO_PYTHON": sys.executable,
-        "PYANAMO_INPUT_BUCKETS": json.dumps([bucket.model_dump() for bucket in workflow.buckets.inputs]),
-    }
+    shared = {"PYANAMO_SHARED": setting.shared} if setting.shared else {}
+    return (
+        environment
+        | shared
+        | {
+            "TMPDIR": temporary,
+            "PIPELINE": setting.pipeline,
+            "S3_BUCKET": setting.results.removeprefix("s3://").partition("/")[0],
+            "PYANAMO_TABLE": setting.table,
+            "PYANAMO_RUN": setting.run_id,
+            "PYANAMO_ITEM": call.item_id,
+            "PYANAMO_TASK": call.task_id,
+            "PYANAMO_NEST": str(call.index),
+            "PYANAMO_ATTEMPT": str(call.fence),
+            "PYANAMO_WORK": work,
+            "PYANAMO_CPUS": str(cpus),
+            "PYANAMO_MEMORY_MB": str(setting.memory_mb * shares),
+            "PYANAMO_OUTPUT": setting.output_prefix(call),
+            "PYANAMO_RESULT": result,
+            "PYANAMO_REVISION": workflow.revision,
+            "PYANAMO_PYTHON": sys.executable,
+            "PYANAMO_INPUT_BUCKETS": json.dumps([bucket.model_dump() for bucket in workflow.buckets.inputs]),
+        }
+    )
 
 
 def command_line(call: NestCall, environment: Mapping[str, str]) -> tuple[str, ...]:

@@ -44,6 +44,8 @@ def furnish(
         hook = load_hook(workflow.verify, staged.pipeline)
     except Exception as error:
         raise SetUpError(reason=f"the verify hook {workflow.verify} cannot be loaded: {error}") from error
+    shared = scratch / "shared"
+    shared.mkdir(mode=0o700, exist_ok=True)
     setting = Setting(
         workflow=workflow,
         table=options.table,
@@ -54,6 +56,7 @@ def furnish(
         host=environ,
         memory_mb=max(1, container_memory_mb(workflow.memory_mb) // slots),
         cpus=max(1, int(workflow.vcpus / slots)),
+        shared=str(shared),
     )
     return Bench(
         setting=setting,

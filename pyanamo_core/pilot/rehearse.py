@@ -78,6 +78,8 @@ def rehearse(
         hook = load_hook(workflow.verify, staged.pipeline)
     except Exception as error:
         raise SetUpError(reason=f"the verify hook {workflow.verify} cannot be loaded: {error}") from error
+    shared = folder / "shared"
+    shared.mkdir(mode=0o700, exist_ok=True)
     setting = Setting(
         workflow=workflow,
         table=workflow.table_name,
@@ -88,6 +90,7 @@ def rehearse(
         host=dict(os.environ if environ is None else environ),
         memory_mb=max(1, container_memory_mb(workflow.memory_mb) // slots),
         cpus=max(1, int(workflow.vcpus / slots)),
+        shared=str(shared),
         work_name="rehearsal",
     )
     bench = Bench(
@@ -113,7 +116,10 @@ def rehearse(
         for item_id, task_id, definition in items
         for index in range(definition.nests)
     ]
-    return _Rehearsal(bench, slots, on_event).run(calls)
+    try:
+        return _Rehearsal(bench, slots, on_event).run(calls)
+    finally:
+        shutil.rmtree(shared, ignore_errors=True)
 
 
 def _look_away(_what: str, _call: NestCall, _result: NestResult | None) -> None: ...

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from pyanamo_core.staging.stage import Staged, stage
-from pyanamo_core.staging.store import Store, default_root
+from pyanamo_core.store import Store, default_root
 
 __all__ = ["Staged", "Store", "default_root", "stage"]

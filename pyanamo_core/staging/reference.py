@@ -11,7 +11,7 @@ from typing import Final
 
 from pyanamo_core.errors import HostFault, SetUpError
 from pyanamo_core.staging.fetch import Fetcher, is_remote, local_path, verify
-from pyanamo_core.staging.store import Store, key_of
+from pyanamo_core.store import Store, key_of
 from pyanamo_core.workflow import Reference
 
 FASTA: Final = (".fa", ".fasta", ".fna", ".fa.gz", ".fasta.gz", ".fna.gz", ".fa.bgz", ".fasta.bgz")

@@ -12,7 +12,7 @@ from pyanamo_core.resources import resource
 from pyanamo_core.staging.archive import extract, is_archive, top_folder
 from pyanamo_core.staging.fetch import Fetcher, is_remote, local_path, verify
 from pyanamo_core.staging.reference import stage_reference
-from pyanamo_core.staging.store import Store, default_root, host_faults, key_of
+from pyanamo_core.store import Store, default_root, host_faults, key_of
 from pyanamo_core.workflow import Workflow
 
 

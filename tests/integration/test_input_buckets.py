@@ -6,15 +6,20 @@ The local cloud answers as S3 does where a request has the wrong shape (`bucket_
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pysam
 import pytest
+from genomics_support import run_task
 from pilot_support import make_workflow
 
 from pyanamo_core.aws import Clients
 from pyanamo_core.errors import SetUpError
+from pyanamo_core.genomics.simulate import Cohort, simulate_cohort
 from pyanamo_core.local import LocalCloud
 from pyanamo_core.staging import stage
 
@@ -119,3 +124,94 @@ def test_a_bucket_at_another_endpoint_is_asked_there(
     # Then it is read there, with the session's own credentials where it is signed
     assert staged(nowhere, tmp_path, owned, **told).read_bytes() == FASTA
     assert {one["signed"] for one in asked(misbehaving_cloud, owned)} == {mode != "anonymous"}
+
+
+# ------------------------------------------------------------------------------------------------------ the task's reads
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """One sample, as CRAM and as BAM."""
+    made = simulate_cohort(tmp_path_factory.mktemp("cohort"), contigs=[("demo1", 16_000)], samples=["S1"])
+    bam = made.folder / "S1.bam"
+    with (
+        pysam.AlignmentFile(str(made.reads["S1"]), reference_filename=str(made.reference)) as source,
+        pysam.AlignmentFile(str(bam), "wb", header=source.header) as out,
+    ):
+        for read in source.fetch(until_eof=True):
+            out.write(read)
+    pysam.index(str(bam))
+    return made
+
+
+@pytest.fixture
+def reads(misbehaving_cloud: LocalCloud, cloud_clients: Clients, owned: str, cohort: Cohort) -> str:
+    """The bucket with that sample's reads."""
+    s3 = cloud_clients.client("s3")
+    for path in (cohort.reads["S1"], cohort.folder / "S1.bam"):
+        for suffix in ("", ".crai" if path.suffix == ".cram" else ".bai"):
+            key = f"reads/{path.name}{suffix}"
+            s3.put_object(Bucket=owned, Key=key, Body=Path(f"{path}{suffix}").read_bytes(), ACL="public-read")
+    misbehaving_cloud.watch()
+    return owned
+
+
+def called(cloud: LocalCloud, cohort: Cohort, uri: str, folder: Path, locus: str, **declared: str) -> Any:
+    """The task script over a locus, as a pilot starts it, of a bucket that is declared so."""
+    environ = {**cloud.environment(), "HC_CALLER": "bcftools", "PYANAMO_SHARED": str(folder / "shared")}
+    environ["PYANAMO_INPUT_BUCKETS"] = json.dumps([{"bucket": uri.split("/")[2], **declared}])
+    index = f"{uri}.{'crai' if uri.endswith('.cram') else 'bai'}"
+    return run_task(f"{uri},{index}", locus, cohort.reference, folder / "out", folder / "work", **environ)
+
+
+@pytest.mark.parametrize(("mode", "name"), [*zip(MODES, ("S1.bam", "S1.bam", "S1.final.cram"), strict=True)])
+def test_a_nest_reads_by_ranges_in_every_mode_and_its_next_one_reads_no_header(
+    misbehaving_cloud: LocalCloud, reads: str, cohort: Cohort, tmp_path: Path, mode: str, name: str
+) -> None:
+    # Given somebody's reads, which refuse everybody who asks in another way, in another region at another endpoint
+    misbehaving_cloud.bucket_rule(reads, mode, region="" if mode == "anonymous" else "eu-west-1")
+    told = {"access": mode, "region": "eu-west-1", "endpoint": misbehaving_cloud.endpoint}
+    uri = f"s3://{reads}/reads/{name}"
+    # When two nests of a pilot call them, one after the other
+    first = called(misbehaving_cloud, cohort, uri, tmp_path, "demo1:2000-4000", **told)
+    assert (first.code, bool(first.uris)) == (0, True), first.stderr
+    requests = asked(misbehaving_cloud, reads)
+    misbehaving_cloud.watch()
+    second = called(misbehaving_cloud, cohort, uri, tmp_path, "demo1:10000-11000", **told)
+    assert second.code == 0, second.stderr
+    # Then each request had the right shape, and nothing was listed or read without a range but the index
+    more = asked(misbehaving_cloud, reads)
+    assert {(one["signed"], one["payer"]) for one in requests + more} == {
+        {"role": (True, ""), "anonymous": (False, ""), "requester_pays": (True, "requester")}[mode]
+    }
+    assert {one["operation"] for one in requests + more} == {"GetObject"}
+    assert Counter(one["path"].endswith("ai") for one in requests if not one["range"]) == {True: 1}
+    assert len(requests) <= 6
+    # And the second one asked for its own reads only, of the version that the first one saw
+    assert len(more) == 1
+    assert more[0]["range"]
+    assert more[0]["if_match"]
+    # And no address with a signature was made or told
+    assert not any(one["presigned"] for one in requests + more)
+    everything = first.stdout + first.stderr + second.stdout + second.stderr + json.dumps(first.result)
+    assert "X-Amz" not in everything
+    assert "Signature" not in everything
+
+
+@pytest.mark.parametrize(("wants", "declared"), [("requester_pays", "role"), ("role", "anonymous")])
+def test_a_nest_that_may_not_read_stops_the_run_and_says_what_the_workflow_file_needs(
+    misbehaving_cloud: LocalCloud, reads: str, cohort: Cohort, tmp_path: Path, wants: str, declared: str
+) -> None:
+    misbehaving_cloud.bucket_rule(reads, wants)
+    done = called(misbehaving_cloud, cohort, f"s3://{reads}/reads/S1.bam", tmp_path, "demo1:1-900", access=declared)
+    assert done.code == 78
+    assert f"It was read with `access: {declared}`. In `buckets: inputs:` of the workflow file, {reads}" in done.stderr
+
+
+@pytest.mark.parametrize(("shape", "times"), [("internal_error", 2), ("throttled", 2)])
+def test_a_hiccup_of_s3_is_no_news_to_a_nest(
+    misbehaving_cloud: LocalCloud, reads: str, cohort: Cohort, tmp_path: Path, shape: str, times: int
+) -> None:
+    misbehaving_cloud.answer("s3", "GetObject", shape, times=times, path=f"/{reads}/")
+    done = called(misbehaving_cloud, cohort, f"s3://{reads}/reads/S1.bam", tmp_path, "demo1:1-900", access="role")
+    assert done.code == 0, done.stderr

@@ -12,7 +12,7 @@ import pysam
 import pytest
 from genomics_support import DATA, copy_reference
 
-from pyanamo_core.errors import ParameterInvalid, ReadsInterrupted, ReadsInvalid, SampleMissing
+from pyanamo_core.errors import ParameterInvalid, ReadsInvalid, SampleMissing
 from pyanamo_core.genomics.inputs import Access, Inputs, redact
 from pyanamo_core.genomics.intervals import ContigEntry, Dictionary, Locus, read_dictionary
 from pyanamo_core.genomics.parameters import Parameters, heap_megabytes
@@ -28,7 +28,6 @@ from pyanamo_core.genomics.samples import (
     resolve,
 )
 from pyanamo_core.genomics.simulate import Cohort, Contig, Planted, place_cohort, simulate_cohort
-from pyanamo_core.genomics.task import TRY_AGAIN, exit_code
 
 EXOME = DATA / "na12878-exome" / "htsnexus_test_NA12878.cram"
 
@@ -338,29 +337,6 @@ def test_reads_of_another_reference_are_refused_where_no_m5_tells(cohort: Cohort
         pytest.raises(ReadsInvalid, match="another reference"),
     ):
         slice_reads(reads, [Locus("a", 1000, 2000)], tmp_path / "slice.bam", "S1")
-
-
-class Unreachable(Inputs):
-    """Reads in a bucket of which index and end can be had, and then the network is gone."""
-
-    def __init__(self, cram: Path) -> None:
-        super().__init__()
-        self.cram = cram
-
-    def read_range(self, uri: str, start: int, length: int) -> tuple[bytes, int]:
-        return super().read_range(str(self.cram), start, length)
-
-    def fetch(self, uri: str, target: Path) -> None:
-        super().fetch(f"{self.cram}.crai", target)
-
-    def address(self, uri: str) -> str:
-        return "/nowhere/x.cram"
-
-
-def test_a_network_that_fails_while_reading_means_try_again(cohort: Cohort, tmp_path: Path) -> None:
-    with pytest.raises(ReadsInterrupted) as raised:
-        open_reads(Unreachable(cohort.reads["S1"]), "s3://b/x.cram", None, tmp_path, cohort.reference)
-    assert exit_code(raised.value) == TRY_AGAIN
 
 
 # ---------------------------------------------------------------------------------------------- access and parameters
