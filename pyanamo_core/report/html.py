@@ -17,6 +17,8 @@ from pyanamo_core.protocols import Ledger
 from pyanamo_core.report.export import iso
 from pyanamo_core.report.figures import tabular
 from pyanamo_core.report.losses import Losing, Losses
+from pyanamo_core.report.qc import QcFold
+from pyanamo_core.report.quality import Quality, quality
 from pyanamo_core.report.results import Fetch, Result, results
 from pyanamo_core.report.timeline import Timeline, draw, duration
 
@@ -102,6 +104,8 @@ class ReportData:
     sections: tuple[Section, ...] = field(default=())
     losses: Losses = field(default_factory=Losses)
     """What interruptions cost the run."""
+    quality: Quality | None = None
+    """Of samples whose variants were called."""
 
     @property
     def states(self) -> list[tuple[str, int, float]]:
@@ -152,7 +156,8 @@ def collect(
     pilots = sorted(ledger.pilots(run.run_id if run else None), key=lambda one: (one.started, one.pilot_id))
     gathered = _Gathered(max_items, max_nests, run.run_id if run else None)
     losing = Losing(ledger, run.run_id if run else None)
-    for row in results(ledger, gathered.remember(losing.passing(ledger.items())), fetch=fetch):
+    fold = QcFold()
+    for row in fold.passing(results(ledger, gathered.remember(losing.passing(ledger.items())), fetch=fetch)):
         gathered.take(row)
     run_seconds = None
     if run is not None and run.started:
@@ -181,6 +186,7 @@ def collect(
         median_seconds=statistics.median(gathered.durations) if gathered.durations else None,
         sections=(*sections, *_about_losses(losing.losses)),
         losses=losing.losses,
+        quality=quality(fold),
     )
 
 
@@ -295,7 +301,7 @@ def render(data: ReportData) -> str:
         raise ExtraMissing(what="The HTML report", extra="report") from error
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     filters: dict[str, Any] = environment.filters  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    filters.update(duration=duration, number=_number, when=_when, figure=_figure)
+    filters.update(duration=duration, number=_number, when=_when, figure=_figure, digits=_digits)
     source = files("pyanamo_core.report").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
     return environment.from_string(source).render(data=data)
 
@@ -333,6 +339,11 @@ def _number(value: float | None, digits: int = 0) -> str:
     if value is None:
         return "–"
     return f"{value:,.{digits}f}".replace(",", "\u202f")
+
+
+def _digits(value: float | None, digits: int) -> str:
+    """A figure of a table; nothing where it is not known."""
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def _when(seconds: float | None) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from itertools import islice
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from pydantic import Field
@@ -18,6 +17,8 @@ __all__ = ["Fetch", "Result", "results", "s3_fetch", "unfolded"]
 
 READERS = 16
 """Items whose rows are read at a time; one strong query each."""
+NESTS_HELD = 4_000
+"""Rows that are read ahead at most (of one item at least): some 10 KB each in memory."""
 
 
 class Result(Value):
@@ -59,7 +60,7 @@ def results(
 ) -> Iterator[Result]:
     """Every nest of the given items (default: all of the table), in the items' order, nests by number.
 
-    Memory is bounded: no more than a few items are held at a time.
+    Memory is bounded: no more than NESTS_HELD nests (or one item) are held at a time.
 
     Args:
         ledger: where to read.
@@ -73,9 +74,13 @@ def results(
     """
     todo = iter(items if items is not None else ledger.items())
     with ThreadPoolExecutor(max_workers=readers, thread_name_prefix="results") as pool:
-        while batch := list(islice(todo, readers * 4)):
-            for rows in pool.map(partial(_of_item, ledger, fetch), batch):
-                yield from rows
+        ahead: deque[tuple[int, Future[list[Result]]]] = deque()
+        for item in todo:
+            ahead.append((item.nests, pool.submit(_of_item, ledger, fetch, item)))
+            while len(ahead) > readers * 4 or (len(ahead) > 1 and sum(nests for nests, _ in ahead) > NESTS_HELD):
+                yield from ahead.popleft()[1].result()
+        while ahead:
+            yield from ahead.popleft()[1].result()
 
 
 def _of_item(ledger: Ledger, fetch: Fetch | None, item: Item) -> list[Result]:

@@ -117,3 +117,27 @@ def test_exit_codes_are_those_of_the_documentation() -> None:
 
     assert kinds(PyAnamoError) <= documented
     assert {0, 7, 75, 130} <= documented
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says", "code"),
+    [
+        (("--bound", "depth=1..2"), "Names: titv, het_hom, mean_depth, callable_fraction", 3),
+        (("--bound", "titv=3..2"), "titv=3..2 is not of the form NAME=LOW..HIGH", 3),
+        (("--bound", "titv=a..2"), "titv=a..2 is not of the form NAME=LOW..HIGH", 3),
+        (("--out", "qc.xlsx"), "qc.xlsx", 3),
+        (("--vcf", "cohort.vcf.gz"), "--multiqc", 3),
+        (("--multiqc", "qc", "--vcf", "none.vcf.gz"), "There is no VCF none.vcf.gz", 4),
+    ],
+)
+def test_wishes_of_results_qc_that_cannot_be_are_refused_before_anything_is_read(
+    arguments: tuple[str, ...], says: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pyanamo.main import app
+
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(
+        app, ["results", "qc", "--table", "T", "--endpoint-url", "http://127.0.0.1:1", *arguments]
+    )
+    assert (done.exit_code, says in re.sub(r"\s+", " ", done.stderr)) == (code, True), done.output
+    assert list(tmp_path.iterdir()) == []
