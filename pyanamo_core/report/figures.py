@@ -9,6 +9,9 @@ from typing import Any, cast
 SUMMED = (
     "bases",
     "bases_missing",
+    "blocks_overlapping",
+    "records",
+    "blocks",
     "variants",
     "snv",
     "indel",
