@@ -22,11 +22,13 @@ from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 
+from pyanamo_core.chain.cohort import tables_of
 from pyanamo_core.errors import Surroundings
 from pyanamo_core.resources import resource
 from pyanamo_flows import entry
 
 POOL = "pyanamo"
+COHORT = "cohort"
 DEPLOY_SECONDS = 120.0
 
 
@@ -59,7 +61,14 @@ def flow_name(deployment: dict[str, Any]) -> str:
 
 
 def plan(
-    text: str, *, name: str, table: str, pool: str, aws: dict[str, str], active: dict[tuple[str, str], bool]
+    text: str,
+    *,
+    name: str,
+    table: str,
+    pool: str,
+    aws: dict[str, str],
+    active: dict[tuple[str, str], bool],
+    cohort: bool = False,
 ) -> dict[str, Any]:
     """The contents of the file for `prefect deploy`: the packaged one for this table, schedules as they are switched.
 
@@ -68,9 +77,11 @@ def plan(
         name: name of the deployments, by default the table's.
         aws: region and endpoint_url, where they are given.
         active: (flow, slug) → switched on, on the server.
+        cohort: the table is a cohort's call: deploy the flow `cohort`, too.
     """
     told = cast("dict[str, Any]", yaml.safe_load(text))
     told.pop("definitions", None)
+    told["deployments"] = [each for each in told["deployments"] if cohort or flow_name(each) != COHORT]
     for deployment in told["deployments"]:
         deployment["name"] = name
         deployment["parameters"] = {"table": table, **({"aws": aws} if aws else {})}
@@ -83,8 +94,31 @@ def plan(
     return told
 
 
+@dataclass(frozen=True)
+class _Target:
+    """Deployments of one name, for one table."""
+
+    name: str
+    table: str
+    cohort: bool = False
+
+
+def _targets(name: str, table: str, cohort: bool) -> list[_Target]:
+    """The table, and with `cohort` those of the steps that follow its call."""
+    first = _Target(name, table, cohort)
+    others = [one for one in dict.fromkeys(tables_of(table).values()) if one != table] if cohort else []
+    return [first, *(_Target(f"{name}{other.removeprefix(table)}", other) for other in others)]
+
+
 def setup(
-    table: str, *, name: str = "", pool: str = POOL, region: str = "", endpoint_url: str = "", file: Path | None = None
+    table: str,
+    *,
+    name: str = "",
+    pool: str = POOL,
+    region: str = "",
+    endpoint_url: str = "",
+    file: Path | None = None,
+    cohort: bool = False,
 ) -> list[Deployed]:
     """Create or renew the deployments for a table.
 
@@ -93,6 +127,7 @@ def setup(
         pool: work pool; made (type `process`) if it does not exist.
         region, endpoint_url: become the deployments' AWS parameters; empty: the worker's environment.
         file: another prefect.yaml than the packaged one.
+        cohort: the table is a cohort's call: the flow `cohort`, too, and the others for each step's table.
 
     Raises:
         PrefectUnset, PrefectUnreachable, DeployFailed.
@@ -100,27 +135,40 @@ def setup(
     url = entry.api_url()
     if not url:
         raise PrefectUnset
-    name = name or table
     text = (file or resource("deployments/prefect.yaml")).read_text("utf-8")
     aws = {key: value for key, value in (("region", region), ("endpoint_url", endpoint_url)) if value}
+    targets = _targets(name or table, table, cohort)
     with get_client(sync_client=True) as client:
         trouble = client.api_healthcheck()
         if trouble is not None:
             raise PrefectUnreachable(url=url, reason=str(trouble) or type(trouble).__name__)
-        before = _standing(client, text, name)
-        wanted = plan(text, name=name, table=table, pool=pool, aws=aws, active=switched(before))
+        before = {one: _standing(client, text, one.name) for one in targets}
+        plans = [
+            plan(
+                text,
+                name=one.name,
+                table=one.table,
+                pool=pool,
+                aws=aws,
+                active=switched(before[one]),
+                cohort=one.cohort,
+            )
+            for one in targets
+        ]
         _ensure_pool(client, pool)
-        _deploy(wanted)
-        _restore(client, before, name)
-        after = _standing(client, text, name)
+        _deploy(plans[0] | {"deployments": [each for told in plans for each in told["deployments"]]})
+        for one in targets:
+            _restore(client, before[one], one.name)
+        after = {one: _standing(client, text, one.name) for one in targets}
     return [
         Deployed(
-            name=f"{flow}/{name}",
+            name=f"{flow}/{target.name}",
             entrypoint=one.entrypoint or "",
             work_pool=one.work_pool_name or "",
             schedules={name_of(schedule): bool(schedule.active) for schedule in one.schedules},
         )
-        for flow, one in after.items()
+        for target, found in after.items()
+        for flow, one in found.items()
     ]
 
 

@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-@command(example=("pyanamo prefect setup --table HaplotypeCaller", "pyanamo prefect setup --pool my-pool"))
+@command(
+    example=(
+        "pyanamo prefect setup --table HaplotypeCaller",
+        "pyanamo prefect setup --table HaplotypeCaller --cohort",
+        "pyanamo prefect setup --pool my-pool",
+    )
+)
 def setup(
     context: Context,
     name: Annotated[str, typer.Option("--name", help="Name of the deployments; default: the table's.")] = "",
@@ -24,6 +30,10 @@ def setup(
         Path | None,
         typer.Option("--file", exists=True, dir_okay=False, help="Another prefect.yaml than PyAnamo's own."),
     ] = None,
+    cohort: Annotated[
+        bool,
+        typer.Option("--cohort", help="Of a table that calls variants: deploy cohort, too, and each step's table."),
+    ] = False,
 ) -> Told:
     """Deploy run, watch, recover and report for a table. Schedules stay as active as they were switched."""
     import pyanamo_flows  # noqa: F401 - before Prefect: sets what must stand when it is imported
@@ -36,8 +46,9 @@ def setup(
         region=context.region or "",
         endpoint_url=context.endpoint_url or "",
         file=file,
+        cohort=cohort,
     )
-    first = done[0].name if done else ""
+    first = next((one.name for one in done if one.name.startswith("cohort/")), done[0].name if done else "")
     return Told(
         done,
         view=_view,

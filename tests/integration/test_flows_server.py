@@ -61,7 +61,7 @@ def test_deployments_are_set_up_in_any_folder_and_an_active_schedule_yields_sche
     # Given deployments that were set up in some folder
     api = Api(server.api_url)
     own = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    code = "from pyanamo_flows.setup import setup\nfor each in setup('Cohort'): print(each.name, each.schedules)"
+    code = "from pyanamo_flows.setup import setup\nfor each in setup('Cohort', cohort=True): print(each.name, each.schedules)"
 
     def set_up() -> str:
         how = {"env": own | server.client_environment(), "cwd": tmp_path, "text": True, "capture_output": True}
@@ -69,7 +69,13 @@ def test_deployments_are_set_up_in_any_folder_and_an_active_schedule_yields_sche
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert "run/Cohort {'nightly': False}" in set_up()
+    told = set_up().splitlines()
+    assert "run/Cohort {'nightly': False}" in told
+    # And those of a cohort's other steps, each of its own table
+    flows = ("run", "watch", "recover", "report")
+    wanted = [f"{flow}/Cohort{step}" for step in ("", "-gather", "-joint") for flow in flows]
+    assert sorted(line.partition(" ")[0] for line in told) == sorted(["cohort/Cohort", *wanted])
+    assert api.get("/deployments/name/run/Cohort-joint")["parameters"] == {"table": "Cohort-joint"}
     deployment = api.get("/deployments/name/run/Cohort")
     assert deployment["entrypoint"] == "pyanamo_flows.run.run"
     assert deployment["path"] is None

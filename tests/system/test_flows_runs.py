@@ -215,6 +215,30 @@ def test_cancelling_by_command_in_mid_watch_leaves_no_pilot(server, api, environ
     assert ledger.counts().todo == 4
 
 
+def test_cancelling_a_cohort_cancels_the_run_of_its_live_step(server, api, environment, place, worker):
+    # Given a cohort whose call is at work in long nests
+    place.clients.client("s3").put_object(Bucket=place.name, Key="ref.fa", Body=b">chr1\nACGT\n")
+    with place.workflow.open("a") as file:
+        file.write(f"references:\n  - name: ref\n    uri: s3://{place.name}/ref.fa\n")
+    ledger = place.fill(items=4, held=True)
+    command = [sys.executable, "-m", "pyanamo", "prefect", "setup", "--table", place.name, "--cohort"]
+    subprocess.run(command, env=environment, cwd=place.folder, check=True, capture_output=True)
+    worker()
+    flow_run = begin(api, place, "cohort")
+    at_work(place, 2)
+    # When a user cancels the flow run of the cohort
+    done = prefect(environment, place.folder, "flow-run", "cancel", flow_run)
+    assert done.returncode == 0, done.stderr
+    # Then the step's run is cancelled in the ledger, its jobs are gone, its items are back
+    eventually(lambda: state(api, flow_run), lambda seen: seen == "CANCELLED")
+    (run,) = eventually(ledger.runs, lambda rows: all(row.ended is not None for row in rows))
+    assert (run.mode, run.outcome, run.reason) == (Mode.CANCEL, "cancelled", "cancelled in Prefect")
+    eventually(place.pilots_gone)
+    assert ledger.counts().todo == 4
+    # And the run was the step's, below the cohort's
+    assert [one["parameters"]["run_id"] for one in api.children(flow_run)] == [run.run_id]
+
+
 def test_cancelling_before_the_submit_leaves_no_pilot(server, api, environment, place, worker, misbehaving_cloud):
     # Given a run that stands in the table and is about to submit, which takes Batch a while to answer
     ledger = place.fill(items=4, held=True)

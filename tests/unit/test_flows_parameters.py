@@ -41,6 +41,14 @@ def test_deployments_store_no_folder_and_are_limited_to_one_run(packaged):
     assert all(not s["active"] for each in told["deployments"] for s in each["schedules"])
 
 
+def test_the_call_of_a_cohort_has_a_deployment_more_which_is_limited_too(packaged):
+    told = setup.plan(packaged, name="T", table="T", pool="p", aws={}, active={}, cohort=True)
+    by_flow = {setup.flow_name(each): each for each in told["deployments"]}
+    assert set(by_flow) == {"run", "watch", "recover", "report", "cohort"}
+    assert by_flow["cohort"]["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
+    assert by_flow["cohort"]["parameters"] == {"table": "T"}
+
+
 def test_a_schedule_that_was_switched_on_stays_on(packaged):
     told = setup.plan(packaged, name="T", table="T", pool="p", aws={}, active={("run", "nightly"): True})
     on = [(setup.flow_name(d), s["slug"]) for d in told["deployments"] for s in d["schedules"] if s["active"]]
@@ -57,7 +65,7 @@ def test_a_deployment_is_for_one_table_in_the_users_pool_and_region(packaged):
 def test_entry_points_of_the_deployments_are_flows_named_after_their_functions(packaged):
     from importlib import import_module
 
-    told = setup.plan(packaged, name="T", table="T", pool="p", aws={}, active={})
+    told = setup.plan(packaged, name="T", table="T", pool="p", aws={}, active={}, cohort=True)
     for each in told["deployments"]:
         module, _, function = each["entrypoint"].rpartition(".")
         assert getattr(import_module(module), function).name == function
@@ -66,12 +74,15 @@ def test_entry_points_of_the_deployments_are_flows_named_after_their_functions(p
 def test_cancelling_hooks_have_exactly_the_names_that_prefect_calls_them_by():
     from inspect import signature
 
+    from pyanamo_flows import cohort
     from pyanamo_flows.fan_out import fan_out
     from pyanamo_flows.run import run
 
     assert list(signature(hooks.on_cancellation).parameters) == ["flow", "flow_run", "state"]
     for flow in (run, fan_out, watch.watch):
         assert flow.on_cancellation_hooks == [hooks.on_cancellation]
+    assert list(signature(cohort.on_cancellation).parameters) == ["flow", "flow_run", "state"]
+    assert cohort.cohort.on_cancellation_hooks == [cohort.on_cancellation]
 
 
 def test_a_hook_finds_its_run_by_parameter_or_by_its_own_id():
