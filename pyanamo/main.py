@@ -19,6 +19,7 @@ from pyanamo.commands import (
     again,
     cohort,
     demo,
+    deploy,
     fsck,
     gather,
     init,
@@ -64,6 +65,10 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
         "local status": local.status,
         "local env": local.env,
         "local down": local.down,
+    },
+    "AWS": {
+        "deploy": deploy.deploy,
+        "destroy": deploy.destroy,
     },
     "Prepare": {
         "samples list": samples.list_samples,

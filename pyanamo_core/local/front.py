@@ -19,6 +19,8 @@ from dataclasses import fields
 from typing import Any, Final, cast
 from urllib.parse import parse_qs
 
+from pyanamo_core.aws import Clients
+from pyanamo_core.local import stacks
 from pyanamo_core.local.batch_api import OPERATIONS, BatchApi
 from pyanamo_core.local.buckets import Porter, Rule
 from pyanamo_core.local.compute import ClientException, part
@@ -52,6 +54,7 @@ class Front:
         dynamodb: port of a DynamoDB Local to forward to; None leaves DynamoDB to moto.
         health: what `/_pyanamo/health` tells.
         shut_down: called for `/_pyanamo/shutdown`.
+        clients: gives clients of a region that come back here, as the engine.
     """
 
     def __init__(
@@ -65,7 +68,9 @@ class Front:
         dynamodb: int | None,
         health: Callable[[], dict[str, Any]],
         shut_down: Callable[[], None],
+        clients: Callable[[str], Clients],
     ) -> None:
+        self._clients = clients
         self._moto, self._engine, self._batch, self._token, self._region = moto, engine, batch, token, region
         self._health, self._shut_down, self._dynamodb = health, shut_down, dynamodb
         self._misbehaviour = Misbehaviour()
@@ -101,14 +106,26 @@ class Front:
             return self._batch_call(_BATCH_JOB_CALLS[call.operation], call, region, environ, start_response)
         if call.service == "dynamodb" and self._dynamodb is not None:
             return _send(start_response, *self._forward(self._dynamodb, environ))
+        said: list[str] = []
+        made = stacks.before_delete(self._clients(region), _form(environ)) if call.operation == "DeleteStack" else []
+
+        def start(status: str, *rest: Any) -> Any:
+            said.append(status)
+            return start_response(status, *rest)
+
         with self._locks[call.service]:
             # Read within the lock: moto may put the answer together while it is read.
-            answer = self._moto(environ, start_response)
+            answer = self._moto(environ, start)
             body = [b"".join(answer)]
             if close := getattr(answer, "close", None):
                 close()
         if call.service == "batch" and call.operation.startswith(("create", "update", "delete")):
             self._compute_changed(call, region, environ)
+        if call.service == "cloudformation" and said[0].startswith("200"):
+            if call.operation == "ExecuteChangeSet":
+                stacks.tell_outputs(self._clients(region), _form(environ))
+            elif call.operation == "DeleteStack":
+                stacks.after_delete(self._clients(region), made)
         return body
 
     def _batch_call(
@@ -266,6 +283,11 @@ def _s3_operation(method: str, path: str, environ: Environ) -> str:
     if method == "PUT" and "HTTP_X_AMZ_COPY_SOURCE" in environ:
         return "CopyObject"
     return {"GET": "GetObject", "HEAD": "HeadObject", "PUT": "PutObject", "DELETE": "DeleteObject"}.get(method, "")
+
+
+def _form(environ: Environ) -> dict[str, str]:
+    """The fields of a request of AWS's query protocol."""
+    return {name: values[0] for name, values in parse_qs(_body(environ).decode("utf-8", "replace")).items()}
 
 
 def _body(environ: Environ) -> bytes:

@@ -127,6 +127,7 @@ def serve(options: argparse.Namespace) -> None:
             dynamodb=ledger.port if ledger else None,
             health=health,
             shut_down=stop.set,
+            clients=clients,
         )
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 60}, daemon=True).start()
         probe(clients(REGION), version)

@@ -1,0 +1,84 @@
+"""What a workflow file says about its stack: the parameters, and the lines that the made stack gives back to the file."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from pyanamo_core.errors import BadInput
+from pyanamo_core.workflow import Workflow
+
+LEAVES_SECONDS: Final = 3600
+"""A pilot hands back by its own wall time; Batch's time-out comes so much later, for one that does not."""
+LONGEST_SECONDS: Final = 14 * 86_400
+
+
+class ResultsBare(BadInput):
+    """`buckets: results: {results}` has no prefix. Roles are given below one: write e.g. {results}/pyanamo"""
+
+
+def stack_name(workflow: Workflow) -> str:
+    """The workflow's name as a stack may have it: letters, digits and '-', at most 36."""
+    name = re.sub(r"[^A-Za-z0-9-]+", "-", workflow.name)[:36].strip("-")
+    return name if name[:1].isalpha() else f"p-{name}"[:36]
+
+
+def given_by(workflow: Workflow) -> dict[str, str]:
+    """Parameters of the stack for a workflow: names, the container, what its roles may read.
+
+    Raises:
+        ResultsBare: results lie at a bucket's root.
+    """
+    bucket, _, prefix = workflow.buckets.results.removeprefix("s3://").partition("/")
+    if not prefix:
+        raise ResultsBare(results=workflow.buckets.results)
+    definition = workflow.job_definition.partition(":")[0]
+    own = re.sub(r"[^a-z0-9]+", "-", workflow.name.lower()).strip("-")
+    wall_time = workflow.wall_time_seconds
+    told = {
+        "Name": re.sub(r"[^A-Za-z0-9_-]+", "-", workflow.name),
+        "Table": workflow.table_name,
+        "QueueName": workflow.queue,
+        "OnDemandQueueName": on_demand_name(workflow.queue),
+        "JobDefinitionName": definition,
+        "RepositoryName": f"pyanamo/{own}",
+        "Prefix": prefix,
+        "Vcpus": str(math.ceil(workflow.vcpus)),
+        "MemoryMb": str(workflow.memory_mb),
+        "AttemptSeconds": str(math.ceil(wall_time) + LEAVES_SECONDS if wall_time else LONGEST_SECONDS),
+    }
+    if workflow.image:
+        told["Image"] = workflow.image
+    if arn := re.fullmatch(r"arn:[^:]+:batch:[^:]+:\d+:job-queue/(.+)", workflow.queue):
+        told |= {"Queue": workflow.queue, "QueueName": arn[1], "OnDemandQueueName": on_demand_name(arn[1])}
+    buckets = [one.bucket for one in workflow.buckets.inputs if one.access != "anonymous" and not one.endpoint]
+    if buckets:
+        told["InputBuckets"] = ",".join(dict.fromkeys(buckets))
+    public = {one.bucket for one in workflow.buckets.inputs if one.access == "anonymous"}
+    own_place = f"{bucket}/{prefix}/{workflow.table_name}/"
+    places = [reference.uri.rpartition("/")[0] + "/" for reference in workflow.references] + [workflow.scripts]
+    read = [
+        place
+        for place in (uri.removeprefix("s3://") for uri in places if uri.startswith("s3://"))
+        if place.partition("/")[0] not in {*buckets, *public} and not place.startswith(own_place)
+    ]
+    if read:
+        told["InputPrefixes"] = ",".join(dict.fromkeys(read))
+    if workflow.buckets.logs and workflow.buckets.logs != workflow.buckets.results:
+        logs = workflow.buckets.logs.removeprefix("s3://")
+        told["OutputPrefixes"] = f"{logs}/{workflow.table_name}"
+    return told
+
+
+def on_demand_name(queue: str) -> str:
+    """The on-demand queue's name beside the Spot queue's: `X_Queue` has `X_OnDemandQueue`."""
+    return f"{queue.removesuffix('_Queue')}_OnDemandQueue"
+
+
+def lines_for(outputs: Mapping[str, str]) -> str:
+    """The lines of a workflow file that fit the stack."""
+    lines = [f"queue: {outputs['Queue']}", f"job_definition: {outputs['JobDefinition']}"]
+    lines += ["buckets:", f"  results: {outputs['Results']}", f"log_group: {outputs['LogGroup']}"]
+    return "\n".join(lines)
