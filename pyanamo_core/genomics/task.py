@@ -78,9 +78,11 @@ def prepare(arguments: Sequence[str], environ: Mapping[str, str]) -> Job:
         raise errors.DictInvalid(path="ref", reason="the variable `ref` names no FASTA file")
     # Not resolved: staging links a user's FASTA into a folder in which it has put the .fai and .dict.
     reference = Path(given).absolute()
-    for needed in (reference, Path(f"{reference}.fai")):
+    indexes = [Path(f"{reference}{each}") for each in (".fai", *((".gzi",) if reference.suffix == ".gz" else ()))]
+    for needed in (reference, *indexes):
         if not needed.exists():
-            raise errors.DictInvalid(path=reference, reason=f"{needed} does not exist")
+            hint = f"; make it with: samtools faidx {reference}" if needed != reference else ""
+            raise errors.DictInvalid(path=reference, reason=f"{needed} does not exist{hint}")
     dictionary = read_dictionary(reference)
     parameters = Parameters.from_environ(environ)
     groups = _groups(arguments[1], dictionary, Path(environ.get("PIPELINE") or "."))

@@ -45,6 +45,18 @@ def companions(name: str) -> tuple[str, ...]:
     return tuple(name + each for each in _COMPANIONS.get(ending, ()))
 
 
+def is_plain_gzip(path: Path) -> bool:
+    """Is it packed by gzip in one piece, so that no base in its middle can be reached? (BGZF is gzip in blocks.)"""
+    with path.open("rb") as file:
+        head = file.read(18)
+    return head[:2] == b"\x1f\x8b" and head[3:4] + head[12:14] != b"\x04BC"
+
+
+def _complete(path: Path) -> bool:
+    """Has the FASTA its indexes beside it?"""
+    return all((path.parent / each).exists() for each in companions(path.name)) and not is_plain_gzip(path)
+
+
 def stage_reference(reference: Reference, store: Store, fetcher: Fetcher) -> Path:
     """The path of a reference on this host, verified, with its index.
 
@@ -94,8 +106,7 @@ def _local(reference: Reference, store: Store) -> Path:
         store.entry(
             key_of("verified", *seen, reference.sha256), lambda _: verify(path, reference.sha256, reference.uri)
         )
-    missing = is_fasta(path.name) and not all((path.parent / each).exists() for each in companions(path.name)[:2])
-    if not missing:
+    if not is_fasta(path.name) or _complete(path):
         return path
 
     def make(folder: Path) -> None:
@@ -108,12 +119,12 @@ def _local(reference: Reference, store: Store) -> Path:
 
 
 def _index(path: Path) -> None:
-    """Make .fai and .dict beside a FASTA, if they are missing."""
-    if not is_fasta(path.name) or all((path.parent / each).exists() for each in companions(path.name)[:2]):
+    """Make .fai, .gzi and .dict beside a FASTA, if they are missing; see index.py."""
+    if not is_fasta(path.name) or _complete(path):
         return
     if importlib.util.find_spec("pysam") is None:
         raise SetUpError(
-            reason=f"{path.name} has no .fai and .dict; making them needs the extra `genomics` (pip install 'pyanamo[genomics]')"
+            reason=f"{path.name} lacks its .fai, .gzi or .dict; making them needs the extra `genomics` (pip install 'pyanamo[genomics]')"
         )
     try:
         done = subprocess.run(

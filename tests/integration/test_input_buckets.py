@@ -6,6 +6,7 @@ The local cloud answers as S3 does where a request has the wrong shape (`bucket_
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from pilot_support import make_workflow
 
 from pyanamo_core.aws import Clients
 from pyanamo_core.errors import SetUpError
+from pyanamo_core.genomics.gatk import prepare
 from pyanamo_core.genomics.simulate import Cohort, simulate_cohort
 from pyanamo_core.local import LocalCloud
 from pyanamo_core.staging import stage
@@ -215,3 +217,30 @@ def test_a_hiccup_of_s3_is_no_news_to_a_nest(
     misbehaving_cloud.answer("s3", "GetObject", shape, times=times, path=f"/{reads}/")
     done = called(misbehaving_cloud, cohort, f"s3://{reads}/reads/S1.bam", tmp_path, "demo1:1-900", access="role")
     assert done.code == 0, done.stderr
+
+
+# ---------------------------------------------------------------------------------------------------------- the reference
+
+
+@pytest.mark.parametrize("caller", ["bcftools", "gatk"])
+def test_a_reference_in_plain_gzip_calls_as_the_unpacked_one(
+    cloud_clients: Clients, owned: str, cohort: Cohort, tmp_path: Path, caller: str
+) -> None:
+    # Given a reference in a bucket, packed in one piece, without indexes
+    if caller == "gatk":
+        prepare()
+    packed = gzip.compress(cohort.reference.read_bytes())
+    cloud_clients.client("s3").put_object(Bucket=owned, Key="data/ref.fa.gz", Body=packed)
+    references = [{"name": "ref", "uri": f"s3://{owned}/data/ref.fa.gz"}]
+    reference = Path(stage(make_workflow(references=references), cloud_clients, root=tmp_path).references["ref"])
+    # When a sample is called with it, and with the plain one
+    records: list[list[str]] = []
+    for number, each in enumerate((reference, cohort.reference)):
+        out = tmp_path / f"out-{number}"
+        done = run_task(cohort.folder / "S1.bam", "demo1:2000-4000", each, out, tmp_path / "work", HC_CALLER=caller)
+        assert done.code == 0, done.stderr
+        text = gzip.decompress(next(out.glob("*.g.vcf.gz")).read_bytes()).decode()
+        records.append([line for line in text.splitlines() if line[0] != "#"])
+    # Then the records are the same
+    assert records[0] == records[1]
+    assert len(records[0]) > 10

@@ -308,6 +308,21 @@ def test_a_missing_m5_is_recorded_as_a_warning(cohort: Cohort, tmp_path: Path) -
         assert "M5 missing in ref.dict" in check_reference(reads, ["a"], entries(ContigEntry("a", 9000)))[0]
 
 
+def test_a_bam_without_m5_is_accepted_with_a_warning_and_by_length_only(cohort: Cohort, tmp_path: Path) -> None:
+    # Given a BAM whose header names contigs without M5, as most aligners write it
+    path, same = tmp_path / "x.bam", read_dictionary(cohort.reference)
+    header = {"SQ": [{"SN": "a", "LN": 9000}, {"SN": "unused", "LN": 5}], "RG": [{"ID": "1", "SM": "S1"}]}
+    with pysam.AlignmentFile(str(path), "wb", header=header):
+        pass
+    pysam.index(str(path))
+    with opened(path, tmp_path) as reads:
+        assert check_reference(reads, ["a"], same) == [
+            "contig a: M5 missing in the reads' header; only name and length were compared"
+        ]
+        with pytest.raises(ReadsInvalid, match="9000 bases there, 9001"):
+            check_reference(reads, ["a"], entries(ContigEntry("a", 9001, same["a"].md5)))
+
+
 def test_published_reads_with_a_wrong_m5_are_refused_until_that_is_declared(tmp_path: Path) -> None:
     reference = copy_reference(DATA / "1kg-chr17/mpileup.ref.fa", tmp_path)
     with opened(DATA / "1kg-chr17/mpileup.1.cram", tmp_path) as reads:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import io
 import os
@@ -11,6 +12,7 @@ import threading
 import zipfile
 from pathlib import Path
 
+import pysam
 import pytest
 
 from pyanamo_core.errors import HostFault, SetUpError
@@ -191,6 +193,45 @@ def test_the_index_of_a_fasta_is_made_where_it_is_missing(tmp_path: Path) -> Non
     assert "SN:two" in (path.parent / "x.dict").read_text()
     assert path.read_text() == FASTA
     assert names(fasta.parent) == ["x.fa"]
+
+
+@pytest.mark.parametrize("beside", [(), ("x.fa.gz.fai", "x.dict")])
+def test_a_fasta_in_plain_gzip_is_repacked_once_so_that_any_base_can_be_found(
+    tmp_path: Path, beside: tuple[str, ...]
+) -> None:
+    # Given a FASTA as Ensembl packs it, with and without indexes that somebody made of the unpacked one
+    fasta = tmp_path / "data" / "x.fa.gz"
+    fasta.parent.mkdir()
+    fasta.write_bytes(gzip.compress(FASTA.encode()))
+    for name in beside:
+        (fasta.parent / name).write_text("one\t8\t5\t8\t9\n" if name.endswith("fai") else "@SQ\tSN:one\tLN:8\n")
+    store = Store(tmp_path / "store")
+
+    # When it is staged twice
+    path, again = (stage_reference(Reference(name="ref", uri=str(fasta)), store, Fetcher(None)) for _ in range(2))
+
+    # Then all indexes lie beside what is used, bases are found, and the original is as it was
+    assert path == again
+    assert {"x.fa.gz", "x.fa.gz.fai", "x.fa.gz.gzi", "x.dict"} <= set(names(path.parent))
+    with pysam.FastaFile(str(path)) as opened:
+        assert opened.fetch("two", 1, 3) == FASTA.split("\n")[3][1:3]
+    assert names(fasta.parent) == sorted(["x.fa.gz", *beside])
+    assert gzip.decompress(fasta.read_bytes()).decode() == FASTA
+
+
+def test_a_packed_fasta_without_its_gzi_gets_one_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+    fasta = tmp_path / "x.fa.gz"
+    with pysam.BGZFile(str(fasta), "wb") as out:
+        out.write(FASTA.encode())
+    pysam.faidx(str(fasta))
+    (tmp_path / "x.fa.gz.gzi").unlink()
+    (tmp_path / "x.dict").write_text("@SQ\tSN:one\tLN:8\n")
+    path = stage_reference(Reference(name="ref", uri=str(fasta)), Store(tmp_path / "s"), Fetcher(None))
+    assert (path.parent / "x.fa.gz.gzi").exists()
+
+    (tmp_path / "y.fa.gz").write_bytes(gzip.compress(FASTA.encode() * 1000)[:-20])
+    with pytest.raises(SetUpError, match=r"y\.fa\.gz cannot be indexed: EOFError"):
+        stage_reference(Reference(name="ref", uri=str(tmp_path / "y.fa.gz")), Store(tmp_path / "s"), Fetcher(None))
 
 
 def test_a_reference_with_its_index_is_used_where_it_lies(tmp_path: Path) -> None:
