@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from pyanamo.commands import (
     again,
+    clean,
     cohort,
     demo,
     deploy,
@@ -119,6 +120,7 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
         "results manifest": outputs.manifest,
         "results links": outputs.links,
         "results verify": outputs.verify,
+        "clean": clean.clean,
         "gather": gather.gather,
         "joint": joint.joint,
     },

@@ -88,6 +88,10 @@ class ItemMissing(NotFound):
     """Table {table} holds no item {item_id}. See them with: pyanamo items list"""
 
 
+class RowUnreadable(Surroundings):
+    """A row of item {item_id} in table {table} cannot be read ({reason}). See what is wrong with: pyanamo fsck"""
+
+
 class NestMissing(NotFound):
     """Item {item_id} has no nest {nest}. See them with: pyanamo items show {item_id}"""
 
@@ -292,6 +296,10 @@ class GatkMissing(Surroundings):
 
 class GatkPairRefused(Surroundings):
     """{gatk} cannot run on {java}: {reason}. Set GATK_JAR and JAVA to a pair that fits, or unset both to use PyAnamo's own."""
+
+
+class CallerRefused(Surroundings):
+    """{caller} is version {found} here, the workflow pins {pinned} (`caller_version`). Nothing was called. Renew the image, or pin {found} and have what is done done again with: pyanamo workflow create FILE --new-revision"""
 
 
 class CallerFailed(PyAnamoError):

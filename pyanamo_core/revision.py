@@ -1,6 +1,6 @@
 """What a new revision of a workflow means for what is done: results of two revisions must not stand side by side.
 
-A revision is the hash of what nests run with: parameters, task scripts, references, verify hook. Each nest's row holds
+A revision is the hash of what nests run with: parameters, task scripts, references, verify hook, the pinned version of the caller. Each nest's row holds
 the revision that made it. A workflow file with another revision is refused on a table with done nests, unless these
 are done again.
 """
@@ -22,7 +22,7 @@ READERS: Final = 16
 
 
 class RevisionChanged(Refused):
-    """Table {table} holds done nests of revision {found} (e.g. item {item_id}), and the workflow file is now revision {revision}: its parameters, scripts, references or verify hook differ. Nothing was changed. Restore them, or have those nests done again with: pyanamo workflow create FILE --new-revision"""
+    """Table {table} holds done nests of revision {found} (e.g. item {item_id}), and the workflow file is now revision {revision}: its parameters, scripts, references, verify hook or caller differ. Nothing was changed. Restore them, or have those nests done again with: pyanamo workflow create FILE --new-revision"""
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,12 @@ class Workflow(Value):
     verify: str = Field(
         default="", pattern=r"^([\w.]+:\w+)?$", description="module:function that judges a nest's outputs"
     )
+    caller_version: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9._+-]*$",
+        max_length=64,
+        description="Version of the caller that the scripts run; pinned: another one is refused, and a change is a new revision",
+    )
     parameters: dict[EnvironmentName, str] = Field(default_factory=dict, description="Exported to the task script")
     cohort: CohortSection = CohortSection()
     shards: int = Field(default=0, ge=0, le=256, description="Shards of the queue index; 0: by the number of pilots")
@@ -202,11 +208,13 @@ class Workflow(Value):
 
     @property
     def revision(self) -> str:
-        """Hash of what the definitions run with: parameters, scripts, references, verify hook (12 hex digits)."""
-        told = {
+        """Hash of what the definitions run with: parameters, scripts, references, verify hook, pinned caller (12 hex digits)."""
+        told: dict[str, object] = {
             "parameters": dict(sorted(self.parameters.items())),
             "scripts": self.scripts_sha256 or self.scripts,
             "references": [r.model_dump() for r in self.references],
             "verify": self.verify,
         }
+        if self.caller_version:  # not told where nothing is pinned: the revision of such workflows stays what it was
+            told["caller_version"] = self.caller_version
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]

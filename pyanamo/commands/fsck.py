@@ -105,7 +105,7 @@ def fsck(
     if repair:
         what = f"Repair table {context.table_name}; rows that are left over of older epochs and definitions are removed"
         context.confirm(what, yes=yes)
-    check = Fsck(context.clients, context.table_name, clock=_clock(context))
+    check = Fsck(context.clients, context.table_name, clock=corrected_clock(context))
     gathered = _Gathered(limit)
     for one in check.walk(repair=repair, progress=_progress(context)):
         gathered.add(_found(one))
@@ -134,7 +134,7 @@ def fsck(
     )
 
 
-def _clock(context: Context) -> SystemClock:
+def corrected_clock(context: Context) -> SystemClock:
     """This machine's clock, corrected by AWS's as a pilot's is: leases are measured by it.
 
     Raises:
@@ -173,10 +173,12 @@ def _progress(context: Context) -> Callable[[Tally], None]:
 
 
 def _objects(context: Context, check: Fsck, limit: int) -> Objects:
+    from pyanamo_core.report.clean_loci import cleaned
     from pyanamo_core.report.objects import ObjectCheck, work_prefixes
 
     prefixes = work_prefixes(check.workflows, context.table_name)
-    looked: ObjectCheck = ObjectCheck(context.clients, check, prefixes)
+    meant = cleaned(context.clients, (one.buckets.results for one in check.workflows), context.table_name)
+    looked: ObjectCheck = ObjectCheck(context.clients, check, prefixes, meant)
     counts: Counter[str] = Counter()
     sums: Counter[str] = Counter()
     gathered = _Gathered(limit)

@@ -30,6 +30,7 @@ COLUMNS = ("sample", "item", "nest", "locus", "attempt", "uri", "bytes", "sha256
 READERS = 16
 """Objects that are checked at a time."""
 SHOWN = 50
+ABSENT = "does not exist"
 LINK_HOURS_MAX = 168.0
 """S3 signs for seven days at most."""
 
@@ -179,15 +180,22 @@ def verify(
     ] = False,
 ) -> Told:
     """Compare every output with what was recorded of it: is it there, as big, with the same SHA-256?"""
+    from pyanamo_core.report.clean_loci import cleaned
+
     checked: Counter[str] = Counter()
     problems: list[str] = []
     check = _read_whole(context) if whole else _look(context)
+    meant = cleaned(
+        context.clients, (one.buckets.results for _, one in context.ledger.workflow_versions()), context.table_name
+    )
     with Bar(context, "verify", unit="outputs") as bar:
         for line, problem in _checked(lines(read_results(context, items, state), suffix), check):
             checked["outputs"] += 1
             checked["bytes"] += line.bytes
             checked["without a checksum"] += not line.sha256
-            if problem:
+            if problem.endswith(ABSENT) and meant(line.item, line.nest, line.attempt, line.uri):
+                checked["gone after they had been gathered"] += 1
+            elif problem:
                 problems.append(f"  item {line.item}, nest {line.nest}: {problem}")
             bar.update(checked["outputs"], checked["outputs"])
     if not checked["outputs"]:
@@ -201,6 +209,7 @@ def verify(
             "outputs": checked["outputs"],
             "bytes": checked["bytes"],
             "without_checksum": checked["without a checksum"],
+            "gathered_and_gone": checked["gone after they had been gathered"],
             "read_whole": whole,
         },
         view=_verified,
@@ -218,6 +227,8 @@ def _verified(told: dict[str, Any]) -> str:
     unsure = told["without_checksum"]
     beside = f" ({unsure:,} without a recorded checksum: existence and size only)" if unsure else ""
     how = "every byte read" if told["read_whole"] else "size and checksum"
+    gone = told["gathered_and_gone"]
+    beside += f"; {gone:,} are gone since they have been gathered (clean --loci-after-gather)" if gone else ""
     return f"{told['outputs']:,} outputs, {size(told['bytes'])}: all as recorded, by {how}{beside}"
 
 
@@ -278,7 +289,7 @@ def _read_whole(context: Context) -> Callable[[Line], str]:
                 digest.update(chunk)
                 length += len(chunk)
         except (NotFound, FileNotFoundError):
-            return f"{line.uri} does not exist"
+            return f"{line.uri} {ABSENT}"
         if length != line.bytes:
             return f"{line.uri} has {length} bytes, not {line.bytes}"
         if line.sha256 and digest.hexdigest() != line.sha256:

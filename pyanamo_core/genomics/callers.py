@@ -8,11 +8,11 @@ import os
 import resource
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pyanamo_core.errors import CallerFailed, OutOfMemory
+from pyanamo_core.errors import CallerFailed, CallerRefused, OutOfMemory
 from pyanamo_core.genomics.extras import require_pysam
 from pyanamo_core.genomics.gatk import find_gatk
 from pyanamo_core.genomics.genomes import Ploidy
@@ -65,6 +65,17 @@ def caller_version(parameters: Parameters) -> str:
     from pysam.version import __bcftools_version__
 
     return str(__bcftools_version__)
+
+
+def check_pinned(caller: str, version: str, environ: Mapping[str, str]) -> None:
+    """Refuse a caller that is not the version that the workflow pins; a workflow that pins none takes any.
+
+    Raises:
+        CallerRefused: with both versions.
+    """
+    pinned = environ.get("PYANAMO_CALLER_VERSION", "")
+    if pinned and pinned != version:
+        raise CallerRefused(caller=caller, found=version, pinned=pinned)
 
 
 def call(what: Call) -> Called:

@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pyanamo_core import errors
-from pyanamo_core.genomics.callers import Call, Called, call_in_rounds, caller_version
+from pyanamo_core.genomics.callers import Call, Called, call_in_rounds, caller_version, check_pinned
 from pyanamo_core.genomics.genomes import call_rounds, genome_of, read_ploidies
 from pyanamo_core.genomics.gvcf import LeftDeletion, check
 from pyanamo_core.genomics.inputs import Inputs, redact
@@ -87,6 +87,8 @@ def prepare(arguments: Sequence[str], environ: Mapping[str, str]) -> Job:
     parameters = Parameters.from_environ(environ)
     groups = _groups(arguments[1], dictionary, Path(environ.get("PIPELINE") or "."))
     inputs = Inputs.from_environ(environ)
+    version = caller_version(parameters)
+    check_pinned(parameters.caller, version, environ)
     table = parameters.ploidy_table(environ.get("PIPELINE"))
     return Job(
         arguments[0],
@@ -94,7 +96,7 @@ def prepare(arguments: Sequence[str], environ: Mapping[str, str]) -> Job:
         reference,
         dictionary,
         parameters,
-        caller_version(parameters),
+        version,
         environ,
         inputs,
         sex,

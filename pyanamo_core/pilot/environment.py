@@ -164,6 +164,7 @@ def task_environment(
             "PYANAMO_OUTPUT": setting.output_prefix(call),
             "PYANAMO_RESULT": result,
             "PYANAMO_REVISION": workflow.revision,
+            "PYANAMO_CALLER_VERSION": workflow.caller_version,
             "PYANAMO_PYTHON": sys.executable,
             "PYANAMO_INPUT_BUCKETS": json.dumps([bucket.model_dump() for bucket in workflow.buckets.inputs]),
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -36,6 +36,8 @@ class Astray(StrEnum):
     """Not named either, but it lies beside a recorded result: its script did not declare it."""
     MISSING = "missing"
     """Named by a done nest, and not there."""
+    CLEANED = "cleaned"
+    """Named by a done nest, and deleted on purpose after it had been gathered (`clean --loci-after-gather`)."""
     DIFFERS = "differs"
     """Named by a done nest, and of another size."""
     BROKEN = "broken"
@@ -72,11 +74,14 @@ class ObjectTally:
     """Outputs on file systems, which cannot be looked at from here."""
 
 
-class _Object(NamedTuple):
+class Found(NamedTuple):
+    """One object below a work prefix. `key` is its s3:// address, `modified` seconds since 1970 by S3's clock."""
+
     key: str
     bytes: int
     nest: int
     fence: int
+    modified: float
 
 
 class _Seen:
@@ -108,6 +113,36 @@ def work_prefixes(workflows: Iterable[Workflow], table: str) -> list[str]:
     return [f"{home}/{encoded(table)}/work/" for home in dict.fromkeys(homes)]
 
 
+def listed(clients: Clients, prefix: str) -> Iterator[tuple[str, Found | None, int]]:
+    """Each object below a work prefix with its item and its bytes; None for a key that is no claim's.
+
+    Objects of one item come together, since keys are listed in order and begin with the item.
+
+    Raises:
+        BucketMissing, AccessDenied and the like, as AWS tells them.
+    """
+    bucket, _, start = prefix.removeprefix("s3://").partition("/")
+    pages = clients.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=start)
+    with explained("s3", f"listing {prefix}"):
+        for page in pages:
+            for one in page.get("Contents", ()):
+                place = claim_of(one["Key"].removeprefix(start))
+                if place is None:
+                    yield "", None, one["Size"]
+                    continue
+                item_id, nest, fence = place
+                uri = f"s3://{bucket}/{one['Key']}"
+                yield item_id, Found(uri, one["Size"], nest, fence, one["LastModified"].timestamp()), one["Size"]
+
+
+def claim_of(key: str) -> tuple[str, int, int] | None:
+    """Item, nest and fence of a key below a work prefix; None for one that no pilot would write."""
+    parts = key.split("/", 3)
+    if len(parts) == 4 and parts[1].isdigit() and parts[2].isdigit():
+        return unquote(parts[0]), int(parts[1]), int(parts[2])
+    return None
+
+
 class ObjectCheck:
     """The comparison of one table. Memory is bounded by the objects and outputs of one item.
 
@@ -115,9 +150,17 @@ class ObjectCheck:
         clients: where boto3's clients come from.
         fsck: reads the rows.
         prefixes: s3://…/ of work_prefixes.
+        is_cleaned: knows of an output (item, nest, attempt, address) that is gone whether it was deleted on purpose.
     """
 
-    def __init__(self, clients: Clients, fsck: Fsck, prefixes: Iterable[str]) -> None:
+    def __init__(
+        self,
+        clients: Clients,
+        fsck: Fsck,
+        prefixes: Iterable[str],
+        is_cleaned: Callable[[str, int, int, str], bool] | None = None,
+    ) -> None:
+        self._is_cleaned = is_cleaned
         self.tally = ObjectTally()
         self._clients = clients
         self._fsck = fsck
@@ -141,20 +184,14 @@ class ObjectCheck:
 
     # ------------------------------------------------------------------------------------------------------- listing
 
-    def _listed(self, prefix: str) -> Iterator[tuple[str, _Object]]:
-        bucket, _, start = prefix.removeprefix("s3://").partition("/")
-        pages = self._clients.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=start)
-        with explained("s3", f"listing {prefix}"):
-            for page in pages:
-                for found in page.get("Contents", ()):
-                    self.tally.objects += 1
-                    self.tally.bytes += found["Size"]
-                    parts = found["Key"].removeprefix(start).split("/", 3)
-                    if len(parts) == 4 and parts[1].isdigit() and parts[2].isdigit():
-                        one = _Object(f"s3://{bucket}/{found['Key']}", found["Size"], int(parts[1]), int(parts[2]))
-                        yield unquote(parts[0]), one
+    def _listed(self, prefix: str) -> Iterator[tuple[str, Found]]:
+        for item_id, found, size in listed(self._clients, prefix):
+            self.tally.objects += 1
+            self.tally.bytes += size
+            if found is not None:
+                yield item_id, found
 
-    def _compare(self, prefix: str, item_id: str, objects: list[_Object], pool: ThreadPoolExecutor) -> Iterator[Stray]:
+    def _compare(self, prefix: str, item_id: str, objects: list[Found], pool: ThreadPoolExecutor) -> Iterator[Stray]:
         """The objects of one item with its rows, which are read after the listing: what was recorded since is named."""
         item, nests = self._fsck.results(item_id)
         there = {one.key: one for one in objects}
@@ -178,12 +215,12 @@ class ObjectCheck:
         yield from self._looked_at(wanted, pool)
         yield from (self._left(one, item_id, item, recorded) for one in there.values() if not self._at_work(one, item))
 
-    def _at_work(self, one: _Object, item: Item | None) -> bool:
+    def _at_work(self, one: Found, item: Item | None) -> bool:
         at_work = item is not None and item.state is State.LOCKED and item.fence == one.fence
         self.tally.being_written += at_work
         return at_work
 
-    def _left(self, one: _Object, item_id: str, item: Item | None, recorded: set[tuple[int, int]]) -> Stray:
+    def _left(self, one: Found, item_id: str, item: Item | None, recorded: set[tuple[int, int]]) -> Stray:
         kind, wrong = Astray.ORPHAN, "no nest names it, and its claim is over"
         if item is None:
             wrong = "there is no item of this name"
@@ -227,7 +264,9 @@ class ObjectCheck:
         """What HEAD says of each: a listing may be older than the rows."""
         sizes = pool.map(self._size, [output.uri for _, output in wanted])
         for (nest, output), size in zip(wanted, sizes, strict=True):
-            if size is None:
+            if size is None and self._is_cleaned and self._is_cleaned(nest.item_id, nest.index, nest.fence, output.uri):
+                yield _stray(Astray.CLEANED, nest, output.uri, output.bytes, "it went after it had been gathered")
+            elif size is None:
                 yield _stray(Astray.MISSING, nest, output.uri, output.bytes, "it is not there")
             elif size != output.bytes:
                 yield _stray(Astray.DIFFERS, nest, output.uri, size, f"recorded are {output.bytes} bytes")

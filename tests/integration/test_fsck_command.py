@@ -3,71 +3,20 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from place_support import BODY, ODD, Place
 
 from pyanamo.commands.fsck import fsck
 from pyanamo.context import Context
-from pyanamo.main import app
 from pyanamo_core.aws import Clients
 from pyanamo_core.errors import ClockOff
-from pyanamo_core.ledger import Ledger, rows
 from pyanamo_core.ledger import expressions as x
-from pyanamo_core.ledger.table import create_table
-from pyanamo_core.model import Attempt, Cause, Claim, Definition, LogPointer, Nest, NestStatus, Output, encoded
-from pyanamo_core.workflow import Buckets, Workflow
-
-BODY = b"a result\n"
-ODD = "ü/a #1"
-"""An item whose name must be encoded wherever it is a key."""
-
-
-class Place:
-    """A table with its bucket; objects are put where pilots put them."""
-
-    def __init__(self, clients: Clients, name: str, folder: Path) -> None:
-        self.clients, self.name, self.folder = clients, name, folder
-        self.s3 = clients.client("s3")
-        for bucket in (name, f"{name}-else"):
-            self.s3.create_bucket(Bucket=bucket)
-        create_table(clients, name, deletion_protection=False, pitr=False)
-        self.ledger = Ledger(clients, name)
-        self.ledger.add_workflow(
-            Workflow(name=name, queue="q", job_definition="d", buckets=Buckets(results=f"s3://{name}/calls"))
-        )
-
-    def put(self, item_id: str, nest: int, fence: int, file: str, body: bytes = BODY) -> Output:
-        key = f"calls/{self.name}/work/{encoded(item_id)}/{nest:05d}/{fence}/{file}"
-        self.s3.put_object(Bucket=self.name, Key=key, Body=body)
-        return Output(uri=f"s3://{self.name}/{key}", bytes=len(body), sha256=hashlib.sha256(body).hexdigest())
-
-    def claim(self, item_id: str) -> Claim:
-        claim = self.ledger.claim(item_id, "p1")
-        assert claim is not None
-        self.ledger.put_attempt(Attempt(item_id=item_id, fence=claim.fence, pilot_id="p1"))
-        return claim
-
-    def record(self, claim: Claim, index: int, *outputs: Output, **more: Any) -> None:
-        told: dict[str, Any] = {"item_id": claim.item_id, "epoch": claim.epoch, "fence": claim.fence, "index": index}
-        self.ledger.record_nest(claim, Nest(**({**told, "status": NestStatus.DONE, "outputs": outputs} | more)))
-
-    def finish(self, claim: Claim) -> None:
-        self.ledger.finish(claim, nests_done=claim.item.nests)
-        self.ledger.put_attempt(Attempt(item_id=claim.item_id, fence=claim.fence, cause=Cause.DONE, ended=1.8e9))
-
-    def types(self, *arguments: str, code: int = 0) -> Result:
-        done = CliRunner().invoke(app, ["fsck", *arguments, "--table", self.name])
-        assert done.exit_code == code, done.output
-        return done
-
-    def reads(self, *arguments: str, code: int = 0) -> dict[str, Any]:
-        return json.loads(self.types(*arguments, "--json", code=code).stdout)
+from pyanamo_core.ledger import rows
+from pyanamo_core.model import Attempt, Cause, Definition, LogPointer, Output, encoded
 
 
 @pytest.fixture
@@ -103,7 +52,7 @@ def place(cloud_clients: Clients, cloud_environment: dict[str, str], unique_name
 
 def test_a_sound_table_is_told_in_one_line_with_exit_code_0(place: Place) -> None:
     # Given a table as pilots leave it, when it is checked, then nothing is told but its size
-    told = place.types()
+    told = place.types("fsck")
     assert told.stdout.startswith(f"table {place.name}: 4 items,")
     assert told.stdout.rstrip().endswith("no fault")
 
@@ -114,21 +63,21 @@ def test_faults_are_told_and_repaired_only_when_asked(place: Place) -> None:
     client.update_item(TableName=place.name, Key=rows.key("C", x.ITEM_ROW), UpdateExpression="REMOVE queue")
     client.delete_item(TableName=place.name, Key=rows.key("A", x.nest_row(0, 1)))
     # When it is checked, then both are told with what a repair does, and the exit code says so
-    told = place.types(code=8)
+    told = place.types("fsck", code=8)
     assert "queue_key" in told.stdout
     assert "1 of its 2 nests are not" in told.stdout
     assert "2 faults are left" in told.stdout
     assert "next: pyanamo fsck --repair" in told.stderr
-    assert sorted(place.types("--quiet", code=8).stdout.splitlines()) == ["queue_key C ITEM", "undone A ITEM"]
+    assert sorted(place.types("fsck", "--quiet", code=8).stdout.splitlines()) == ["queue_key C ITEM", "undone A ITEM"]
     # When a repair is asked for where nobody can confirm it, then it is refused, and nothing is changed
-    assert "--yes" in place.types("--repair", code=5).stderr
+    assert "--yes" in place.types("fsck", "--repair", code=5).stderr
     assert "queue" not in client.get_item(TableName=place.name, Key=rows.key("C", x.ITEM_ROW))["Item"]
     # When it is confirmed, then both are mended: C is found again, A is to do
-    mended = place.reads("--repair", "--yes")
+    mended = place.reads("fsck", "--repair", "--yes")
     assert mended["repaired"] == {"queue_key": 1, "undone": 1}
     assert sorted(place.ledger.item_ids(place.ledger.item("C").state)) == ["A", "C"]
     assert place.ledger.item("A").nests_done == 1
-    assert place.reads()["findings"] == []
+    assert place.reads("fsck")["findings"] == []
 
 
 def test_only_so_many_findings_are_listed_and_all_are_counted(place: Place) -> None:
@@ -136,7 +85,7 @@ def test_only_so_many_findings_are_listed_and_all_are_counted(place: Place) -> N
     client = place.clients.client("dynamodb")
     for item_id in ("A", "B", "C"):
         client.update_item(TableName=place.name, Key=rows.key(item_id, x.ITEM_ROW), UpdateExpression="REMOVE queue")
-    told = place.types("--limit", "1", code=8).stdout
+    told = place.types("fsck", "--limit", "1", code=8).stdout
     assert told.count("queue_key") == 1
     assert "… and 2 more" in told
     assert "3 faults are left" in told
@@ -147,7 +96,7 @@ def test_objects_that_no_nest_names_are_told_and_left_alone(place: Place) -> Non
     place.put("nobody", 0, 1, "x.txt", b"12345")
     before = place.s3.list_objects_v2(Bucket=place.name)["KeyCount"]
     # When outputs are checked, also with a repair
-    told = place.reads("--outputs", "--repair", "--yes")["outputs"]
+    told = place.reads("fsck", "--outputs", "--repair", "--yes")["outputs"]
     # Then each is told for what it is, with its key and bytes; none is a fault; nothing was deleted
     found = {(one["kind"], one["item_id"], one["uri"].rpartition("/")[2]) for one in told["listed"]}
     assert found == {("orphan", "A", "lost.txt"), ("orphan", "nobody", "x.txt"), ("unnamed", ODD, "undeclared.txt")}
@@ -156,7 +105,7 @@ def test_objects_that_no_nest_names_are_told_and_left_alone(place: Place) -> Non
     assert (told["objects"], told["being_written"], told["elsewhere"]) == (10, 1, 1)
     assert told["named"] == 5
     assert place.s3.list_objects_v2(Bucket=place.name)["KeyCount"] == before
-    assert "1 are of claims at work" in place.types("--outputs").stdout
+    assert "1 are of claims at work" in place.types("fsck", "--outputs").stdout
 
 
 def test_outputs_that_are_named_and_not_there_are_faults(place: Place) -> None:
@@ -169,7 +118,7 @@ def test_outputs_that_are_named_and_not_there_are_faults(place: Place) -> None:
     place.s3.delete_object(Bucket=place.name, Key=f"{work}/{encoded(ODD)}/00001/1/undeclared.txt")
     place.put("A", 1, 2, "big.txt", b"another size")
     # When outputs are checked, then each is told with its nest, and the exit code says so
-    told = place.reads("--outputs", code=8)
+    told = place.reads("fsck", "--outputs", code=8)
     found = {(one["kind"], one["item_id"], one["nest"]) for one in told["outputs"]["listed"]}
     assert found == {
         ("missing", "A", 0),
@@ -182,13 +131,13 @@ def test_outputs_that_are_named_and_not_there_are_faults(place: Place) -> None:
     assert told["faults"] == 5
     # And where the object with a nest's results is damaged, that is told instead
     place.put("A", 1, 2, "overflow.json.gz", b"damaged")
-    assert "broken" in place.reads("--outputs", code=8)["outputs"]["counts"]
+    assert "broken" in place.reads("fsck", "--outputs", code=8)["outputs"]["counts"]
 
 
 def test_a_table_that_is_not_there_is_exit_code_4(place: Place) -> None:
     # Given no such table, when it is checked, then that is said
     place.name = "no-such-table"
-    assert "no-such-table" in place.types(code=4).stderr
+    assert "no-such-table" in place.types("fsck", code=4).stderr
 
 
 def test_a_clock_that_is_off_checks_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

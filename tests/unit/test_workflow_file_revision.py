@@ -5,9 +5,16 @@ from __future__ import annotations
 import pytest
 
 from pyanamo_core.clock import FakeClock
+from pyanamo_core.errors import CallerRefused
+from pyanamo_core.genomics.callers import caller_version, check_pinned
+from pyanamo_core.genomics.parameters import Parameters
+from pyanamo_core.genomics.task import SET_UP, exit_code
 from pyanamo_core.ledger.memory import MemoryLedger
 from pyanamo_core.model import Definition, Nest, NestStatus, State
 from pyanamo_core.revision import MAX_REDO, RevisionChanged, affected, check_revision, do_again
+from pyanamo_core.workflow import Buckets, Reference, Workflow
+
+PLAIN = Workflow(name="Count", queue="Q", job_definition="D", buckets=Buckets(results="s3://bucket/prefix"))
 
 
 @pytest.fixture
@@ -81,3 +88,37 @@ def test_an_item_with_more_nests_than_one_redo_takes_is_reset(ledger: MemoryLedg
     do_again(ledger, affected(ledger, "new"))
     item = ledger.item("A")
     assert (item.state, item.epoch, ledger.nests(item)) == (State.TODO, epoch + 1, {})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"parameters": {"HC_PADDING": "500"}},
+        {"scripts_sha256": "0" * 64},
+        {"references": (Reference(name="ref", uri="s3://bucket/other.fa"),)},
+        {"verify": "pyanamo_core.genomics.gvcf:verify_outputs"},
+        {"caller_version": "4.6.2.0"},
+    ],
+)
+def test_all_that_results_depend_on_is_in_the_revision(change: dict[str, object]) -> None:
+    # Given a workflow, when any of what its nests run with changes, then its revision is another
+    assert PLAIN.model_copy(update=change).revision != PLAIN.revision
+
+
+def test_what_only_says_how_fast_it_runs_is_not_in_the_revision() -> None:
+    # Given a workflow, when it gets more pilots and another queue, then its revision is the same, and as it always was
+    assert PLAIN.model_copy(update={"pilots": 100, "queue": "other", "nests": 7}).revision == PLAIN.revision
+    assert PLAIN.revision == "59f4fad831de"
+
+
+def test_a_caller_of_another_version_than_the_pinned_one_calls_nothing_and_stops_the_run() -> None:
+    # Given a workflow that pins a version that this machine has not
+    version = caller_version(Parameters(caller="bcftools"))
+    # When a nest looks at it
+    with pytest.raises(CallerRefused) as refused:
+        check_pinned("bcftools", version, {"PYANAMO_CALLER_VERSION": "0.1"})
+    # Then that is the set-up's fault, told with both versions; the right one and none at all are taken
+    assert exit_code(refused.value) == SET_UP
+    assert f"bcftools is version {version} here, the workflow pins 0.1" in str(refused.value)
+    check_pinned("bcftools", version, {"PYANAMO_CALLER_VERSION": version})
+    check_pinned("bcftools", version, {})
