@@ -89,13 +89,12 @@ def joint(
             inputs=inputs,
             clients=context.clients,
         )
-        variants = _count(Path(work) / called.vcf.name)
     told = JointTold(
         vcf=called.vcf.uri,
         bytes=called.vcf.bytes,
         samples=list(called.manifest["samples"]),
         regions=len(called.manifest["regions"]),
-        variants=variants,
+        variants=int(called.manifest["variants"]),
         seconds=round(time.monotonic() - began, 1),
         files=_copied(inputs, called.outputs, out) if out else [],
     )
@@ -117,13 +116,6 @@ def _staged_reference(context: Context) -> Path:
     return Path(found)
 
 
-def _count(vcf: Path) -> int:
-    from pyanamo_core.genomics.extras import require_pysam
-
-    with require_pysam().VariantFile(str(vcf)) as records:
-        return sum(1 for _ in records)
-
-
 def _copied(inputs: Any, stored: Any, out: Path) -> list[Path]:
     """VCF, index and manifest under the name that was asked for."""
     from pyanamo.cohort import bring
@@ -132,7 +124,9 @@ def _copied(inputs: Any, stored: Any, out: Path) -> list[Path]:
     with tempfile.TemporaryDirectory(prefix=".pyanamo-", dir=out.parent) as folder:
         copied: list[Path] = []
         for path in bring(inputs, stored, Path(folder)):
-            ending = next(one for one in (".vcf.gz.tbi", ".vcf.gz", ".manifest.json") if path.name.endswith(one))
+            ending = next(
+                one for one in (".vcf.gz.tbi", ".vcf.gz", ".stats.txt", ".manifest.json") if path.name.endswith(one)
+            )
             copied.append(path.replace(out.with_name(out.name.removesuffix(".vcf.gz") + ending)))
     return copied
 

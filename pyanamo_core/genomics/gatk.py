@@ -21,7 +21,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyanamo_core.errors import DownloadFailed, ExtraMissing, GatkMissing, GatkPairRefused, WrongHash
+from pyanamo_core.errors import (
+    CallerFailed,
+    DownloadFailed,
+    ExtraMissing,
+    GatkMissing,
+    GatkPairRefused,
+    OutOfMemory,
+    WrongHash,
+)
 from pyanamo_core.resources import resource
 
 MAIN_CLASS = "org.broadinstitute.hellbender.Main"
@@ -99,6 +107,33 @@ def java_command(
 ) -> list[str]:
     """`Gatk.java_command` of the GATK that `find_gatk` finds."""
     return find_gatk().java_command(tool, args, heap_mb, short, tmp_dir)
+
+
+def run_tool(tool: str, arguments: Sequence[str], *, heap_mb: int, work: Path, short: bool = False) -> None:
+    """Run one of GATK's tools to its end; its log stands in `work`.
+
+    Raises:
+        CallerFailed: with its last lines. OutOfMemory: as the JVM says it.
+    """
+    command = find_gatk().java_command(tool, arguments, heap_mb, short, work)
+    log = work / f"{tool}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            code = process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+    if code == 0:
+        return
+    text = log.read_text(errors="replace")
+    said = [x.strip() for x in text.splitlines() if x.strip() and "\tat " not in x]
+    if code in (3, 137) and ("OutOfMemoryError" in text or code == 137):
+        raise OutOfMemory(
+            what=f"{tool} with a heap of {heap_mb} MB", reason=" | ".join(said[-2:]) or f"exit code {code}"
+        )
+    raise CallerFailed(caller=tool, code=code, permanent=False, reason=" | ".join(said[-6:]))
 
 
 # ------------------------------------------------------------------------------------------------------------- finding

@@ -1,32 +1,35 @@
-"""Joint: one VCF of the cohort from gathered gVCFs, and from nothing else.
+"""Joint: one VCF of the cohort, region by region, from gathered gVCFs and from nothing else.
 
 A locus file lacks the deletions that span its edge, and joint genotypes under them come out wrong with exit 0 (five of
-five measured); gathered files hold them. Each region is read from at least LEAD_IN bases before it, further where a
-longer deletion was called, and gives the records that start in it.
+five measured); gathered files hold them. Each region is read from a lead-in before it, further where a longer deletion
+was called, and gives the records that start in it; concat.py puts them together.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
+import itertools
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pyanamo_core.errors import CallerFailed, CohortRefused
-from pyanamo_core.genomics.cohort import GATHERED, merged_loci
+from pyanamo_core.genomics.bgzf import Lines, RangedReader
+from pyanamo_core.genomics.concat import concat, concat_plan
 from pyanamo_core.genomics.extras import require_pysam
-from pyanamo_core.genomics.gatk import SHORT_BASES, find_gatk
+from pyanamo_core.genomics.gatk import SHORT_BASES, run_tool
 from pyanamo_core.genomics.inputs import Inputs
 from pyanamo_core.genomics.intervals import Dictionary, Locus, pad_and_merge, read_dictionary
 from pyanamo_core.genomics.load import Stored, Target
+from pyanamo_core.genomics.members import SAME, GatheredGvcf, plain_locus, read_members
 from pyanamo_core.genomics.parameters import canonical_json
+from pyanamo_core.genomics.plan_files import PlanInvalid, read_json, read_plan
+from pyanamo_core.genomics.plans import joint_rows
+from pyanamo_core.genomics.slices import slice_all
 
-LEAD_IN = 1000
 COMBINE_UP_TO = 100  # samples; above, GenomicsDBImport
 BATCH = 50
-_SAME = ("caller", "caller_version", "parameters_hash")
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,6 @@ class JointCalled:
     outputs: tuple[Stored, ...]
 
 
-@dataclass(frozen=True)
-class _Member:
-    sample: str
-    gvcf: Path
-    manifest: Mapping[str, Any]
-
-
 def joint(
     gvcfs: Sequence[str],
     reference: Path,
@@ -53,13 +49,14 @@ def joint(
     *,
     name: str = "joint",
     regions: Sequence[Locus] | None = None,
+    region_bases: int | None = None,
     partial: bool = False,
     heap_mb: int = 2048,
     inputs: Inputs | None = None,
     clients: Any = None,
     combine_up_to: int = COMBINE_UP_TO,
 ) -> JointCalled:
-    """Write <target>/<name>.vcf.gz with .tbi and .manifest.json (last).
+    """All regions one after the other in this process: <target>/<name>.vcf.gz with .tbi, .stats.txt and .manifest.json (last).
 
     Args:
         gvcfs: addresses or paths of gathered gVCFs, their .tbi and .manifest.json beside them.
@@ -72,138 +69,194 @@ def joint(
     """
     inputs = inputs or Inputs(clients=clients)
     dictionary = read_dictionary(reference)
-    members = [_member(uri, inputs, work) for uri in gvcfs]
-    _refuse(members, dictionary, partial)
-    wanted = list(regions) if regions else merged_loci([m.manifest for m in members], dictionary)
-    lead = max([LEAD_IN, *(int(m.manifest["longest_reference_span"]) for m in members)])
-    vcf = work / f"{name}.vcf.gz"
-    if members[0].manifest["caller"] == "gatk":
-        commands = _gatk(members, reference, dictionary, wanted, lead, vcf, work, heap_mb, combine_up_to)
-    else:
-        commands = _bcftools(members, reference, wanted, vcf, work)
+    named = [GatheredGvcf("", uri.removesuffix(".g.vcf.gz") + ".manifest.json") for uri in gvcfs]
+    found = zip(read_members(named, inputs), named, strict=True)
+    gathered = [GatheredGvcf(member.sample, one.manifest) for member, one in found]
+    options: dict[str, Any] = {"regions": regions, "region_bases": region_bases, "partial": partial}
+    plan = joint_rows(gathered, dictionary, str(work / "plans"), inputs=inputs, **options)
+    done: list[JointCalled] = []
+    for row in plan.rows:
+        called = call_region(
+            row.definition.arguments[0],
+            str(work / "regions" / row.item_id),
+            work,
+            reference=reference,
+            inputs=inputs,
+            heap_mb=heap_mb,
+            combine_up_to=combine_up_to,
+        )
+        done.append(called)
+    told = concat_plan(plan.pointer, [one.vcf for one in done], inputs, name=name)
+    return concatenated(told, target, work, inputs=inputs, clients=clients)
+
+
+def concatenated(
+    told: Mapping[str, Any], target: str, work: Path, *, inputs: Inputs, clients: Any = None, state: str = ""
+) -> JointCalled:
+    """Put the regions of a concat plan together (concat.py)."""
+    vcf, manifest, outputs = concat(told, target, work, inputs=inputs, clients=clients, state=state)
+    return JointCalled(vcf, manifest, outputs)
+
+
+# -------------------------------------------------------------------------------------------------------------- region
+
+
+def call_region(
+    plan_uri: str,
+    target: str,
+    work: Path,
+    *,
+    reference: Path,
+    inputs: Inputs,
+    clients: Any = None,
+    heap_mb: int = 2048,
+    combine_up_to: int = COMBINE_UP_TO,
+) -> JointCalled:
+    """Call one region of a plan: <target>/<region>.vcf.gz with .tbi and .manifest.json (last).
+
+    Raises:
+        CohortRefused: the plan is outdated, or the reference is another one. CallerFailed, ReadsInterrupted.
+    """
+    plan = read_plan(inputs, plan_uri, "region")
+    members = current_members(plan, plan_uri, inputs)
+    dictionary = read_dictionary(reference)
+    loci = [plain_locus(x) for x in plan["regions"]]
+    _refuse_reference(loci, dictionary)
+    wide = pad_and_merge(loci, int(plan["lead_in"]), dictionary)
+    covered = {name: [plain_locus(x) for x in listed] for name, listed in members["loci_sets"].items()}
+    listed: list[Mapping[str, Any]] = members["members"]
+    name = str(plan["item"])
     with Target(target, clients) as place:
         place.check()
+        folder = work / f"region-{name}"
+        folder.mkdir(parents=True)
+        slices = slice_all(listed, wide, covered, inputs, folder)
+        vcf = work / f"{name}.vcf.gz"
+        samples = [str(one["sample"]) for one in listed]
+        if plan["caller"] == "gatk":
+            method = "CombineGVCFs" if len(slices) <= combine_up_to else "GenomicsDBImport"
+            commands = _gatk(samples, slices, reference, wide, loci, vcf, folder, heap_mb, method)
+        else:
+            method = "bcftools"
+            commands = _bcftools(slices, reference, loci, vcf, folder)
+        variants = check_vcf(vcf, loci, samples)
+        size = sum(path.stat().st_size for path in slices)
+        shutil.rmtree(folder)
         stored = [place.put(vcf), place.put(Path(f"{vcf}.tbi"))]
-        first = members[0].manifest
         manifest: dict[str, Any] = {
             "schema": 1,
-            "kind": "joint",
-            "samples": [m.sample for m in members],
-            "regions": [str(x) for x in wanted],
-            "lead_in": lead,
-            "partial": any(m.manifest["partial"] for m in members),
-            **{key: first[key] for key in _SAME},
+            "kind": "region",
+            "plan": plan_uri,
+            "content": plan["content"],
+            "regions": plan["regions"],
+            "samples": samples,
+            "lead_in": plan["lead_in"],
+            "partial": plan["partial"],
+            **{key: plan[key] for key in SAME},
+            "method": method,
             "commands": commands,
-            "gvcfs": [{"sample": m.sample, "uri": u} for m, u in zip(members, gvcfs, strict=True)],
+            "variants": variants,
+            "slice_bytes": size,
             "files": [s.as_dict() for s in stored],
         }
         record = work / f"{name}.manifest.json"
         record.write_text(canonical_json(manifest))
         place.put(record)
+        for path in (vcf, Path(f"{vcf}.tbi"), record):
+            path.unlink()
         return JointCalled(stored[0], manifest, tuple(place.stored))
 
 
-def _member(uri: str, inputs: Inputs, work: Path) -> _Member:
-    """A gathered gVCF on this machine, with its index and manifest."""
-    stem = uri.removesuffix(".g.vcf.gz")
-    try:
-        data, _ = inputs.read_range(f"{stem}.manifest.json", 0, 1 << 26)
-        manifest: dict[str, Any] = json.loads(data)
-    except (FileNotFoundError, ValueError) as error:
+def current_members(plan: Mapping[str, Any], plan_uri: str, inputs: Inputs) -> dict[str, Any]:
+    """The list of members from which a region's plan was made.
+
+    It is found through a pointer, because the gathered files of a sample may move without a change of what is in them.
+
+    Raises:
+        CohortRefused: the region has been planned anew with another content; import the new rows.
+    """
+    pointer, _ = read_json(inputs, str(plan["pointer"]))
+    if pointer.get("kind") != "joint":
+        raise PlanInvalid(uri=plan["pointer"], reason="it is no plan of a joint call")
+    if pointer["contents"].get(plan["item"]) != plan["content"]:
+        raise CohortRefused(reason=f"{plan_uri} is outdated: its region has been planned anew; import the new rows")
+    return read_plan(inputs, str(pointer["members"]), "members")
+
+
+def _refuse_reference(loci: Sequence[Locus], dictionary: Dictionary) -> None:
+    for locus in loci:
+        if locus.contig not in dictionary or dictionary.length(locus.contig) < locus.end:
+            raise CohortRefused(reason=f"{locus} is not in the reference {dictionary.path}: it is another one")
+
+
+def check_vcf(vcf: Path, loci: Sequence[Locus], samples: Sequence[str]) -> int:
+    """Look at a called region: the samples in their order, records sorted, each starting in the region. Returns their number.
+
+    Raises:
+        CohortRefused: it is not so.
+    """
+    lines = Lines(RangedReader(Inputs(), str(vcf)))
+    if lines.samples != list(samples):
+        lost = sorted(set(samples) ^ set(lines.samples))
         raise CohortRefused(
-            reason=f"{uri} has no manifest beside it: only gathered gVCFs may be called jointly"
-        ) from error
-    if manifest.get("kind") != GATHERED:
-        raise CohortRefused(
-            reason=f"{uri} is the gVCF of a locus, not a gathered one: joint genotypes at its edges would be wrong"
+            reason=f"the called VCF holds other samples than were given, or in another order ({', '.join(lost[:5])})"
         )
-    path = work / f"{manifest['sample']}.g.vcf.gz"
-    if path.exists():
-        raise CohortRefused(reason=f"{uri} is a second gVCF of sample {manifest['sample']}")
-    for suffix in ("", ".tbi"):
-        if uri.startswith("s3://"):
-            inputs.fetch(f"{uri}{suffix}", Path(f"{path}{suffix}"))
-        else:
-            Path(f"{path}{suffix}").symlink_to(Path(f"{uri}{suffix}").resolve())
-    return _Member(str(manifest["sample"]), path, manifest)
-
-
-def _refuse(members: Sequence[_Member], dictionary: Dictionary, partial: bool) -> None:
-    if not members:
-        raise CohortRefused(reason="there is no gathered gVCF")
-    first = members[0]
-    for member in members:
-        for key in _SAME:
-            if member.manifest.get(key) != first.manifest.get(key):
-                what = key.replace("_hash", "").replace("_", " ")
-                raise CohortRefused(
-                    reason=f"sample {member.sample} has another {what} ({member.manifest.get(key)}) than {first.sample} ({first.manifest.get(key)})"
-                )
-        for contig, entry in member.manifest["reference"].items():
-            mine = dictionary.contigs.get(contig)
-            if (
-                mine is None
-                or mine.length != entry["length"]
-                or (mine.md5 and entry["md5"] and mine.md5 != entry["md5"])
-            ):
-                raise CohortRefused(
-                    reason=f"sample {member.sample} was called on another reference than {dictionary.path} ({contig})"
-                )
-        if member.manifest["partial"] and not partial:
+    count, at, last = 0, 0, 0
+    for line in lines:
+        contig, text, _ = line.split(b"\t", 2)
+        position = int(text)
+        while at < len(loci) and position > loci[at].end:
+            at, last = at + 1, 0
+        if at == len(loci) or contig.decode() != loci[at].contig or position < max(loci[at].start, last):
             raise CohortRefused(
-                reason=f"sample {member.sample} lacks loci ({', '.join(member.manifest['missing'][:3])} …); to call all the same: --partial"
+                reason=f"the called VCF has a record at {contig.decode()}:{position}, out of order or region"
             )
+        last = position
+        count += 1
+    return count
 
 
 # ---------------------------------------------------------------------------------------------------------------- GATK
 
 
 def _gatk(
-    members: Sequence[_Member],
+    samples: Sequence[str],
+    slices: Sequence[Path],
     reference: Path,
-    dictionary: Dictionary,
-    regions: Sequence[Locus],
-    lead: int,
+    wide: Sequence[Locus],
+    loci: Sequence[Locus],
     vcf: Path,
     work: Path,
     heap_mb: int,
-    combine_up_to: int,
+    method: str,
 ) -> list[str]:
     """Combine (or import) with the lead-in, then genotype the regions."""
-    wide = _bed(work / "combined.bed", pad_and_merge(regions, lead, dictionary))
-    narrow = _bed(work / "regions.bed", regions)
-    if len(members) <= combine_up_to:
+    around, narrow = _bed(work / "combined.bed", wide), _bed(work / "regions.bed", loci)
+    annotations = ["-G", "StandardAnnotation", "-G", "AS_StandardAnnotation"]
+    if method == "CombineGVCFs":
         source = str(work / "combined.g.vcf.gz")
-        gather = [
-            "-R",
-            str(reference),
-            "-L",
-            str(wide),
-            "-O",
-            source,
-            "-G",
-            "StandardAnnotation",
-            "-G",
-            "AS_StandardAnnotation",
-        ]
-        for member in members:
-            gather += ["-V", str(member.gvcf)]
-        first = "CombineGVCFs"
+        gather = ["-R", str(reference), "-L", str(around), "-O", source, *annotations]
+        gather += itertools.chain.from_iterable(("-V", str(path)) for path in slices)
     else:
         names = work / "samples.tsv"
-        names.write_text("".join(f"{m.sample}\t{m.gvcf}\n" for m in members))
+        names.write_text("".join(f"{sample}\t{path}\n" for sample, path in zip(samples, slices, strict=True)))
         source = f"gendb://{work / 'genomicsdb'}"
         gather = ["--genomicsdb-workspace-path", str(work / "genomicsdb"), "--sample-name-map", str(names)]
-        gather += ["-L", str(wide), "--batch-size", str(BATCH), "--merge-input-intervals", "true"]
+        gather += ["-L", str(around), "--batch-size", str(BATCH), "--merge-input-intervals", "true"]
         gather += ["--genomicsdb-shared-posixfs-optimizations", "true", "-R", str(reference)]
-        first = "GenomicsDBImport"
     genotype = ["-R", str(reference), "-V", source, "-L", str(narrow), "--variant-output-filtering", "STARTS_IN"]
-    genotype += ["-O", str(vcf), "-G", "StandardAnnotation", "-G", "AS_StandardAnnotation"]
-    short = sum(x.bases for x in regions) * len(members) < 4 * SHORT_BASES
-    commands = [(first, gather), ("GenotypeGVCFs", genotype)]
+    genotype += ["-O", str(vcf), *annotations]
+    short = sum(x.bases for x in loci) * len(slices) < 4 * SHORT_BASES
+    commands = [(method, gather), ("GenotypeGVCFs", genotype)]
     for tool, arguments in commands:
-        _run(tool, arguments, heap_mb, short, work)
-    return [" ".join([tool, *arguments]).replace(f"{work}/", "") for tool, arguments in commands]
+        run_tool(tool, arguments, heap_mb=heap_mb, work=work, short=short)
+    return [_shown(tool, arguments, work) for tool, arguments in commands]
+
+
+def _shown(tool: str, arguments: Sequence[str], work: Path) -> str:
+    """A command for the manifest: without this machine's folders, and not with a thousand files."""
+    text = " ".join([tool, *arguments]).replace(f"{work}/", "")
+    return text if len(text) < 2000 else f"{text[:1500]} … {text[-300:]}"
 
 
 def _bed(path: Path, loci: Sequence[Locus]) -> Path:
@@ -211,42 +264,24 @@ def _bed(path: Path, loci: Sequence[Locus]) -> Path:
     return path
 
 
-def _run(tool: str, arguments: Sequence[str], heap_mb: int, short: bool, work: Path) -> None:
-    command = find_gatk().java_command(tool, arguments, heap_mb, short, work)
-    log = work / f"{tool}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            code = process.wait()
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-    if code != 0:
-        said = [x.strip() for x in log.read_text(errors="replace").splitlines() if x.strip() and "\tat " not in x]
-        raise CallerFailed(caller=tool, code=code, permanent=False, reason=" | ".join(said[-6:]))
-
-
 # ------------------------------------------------------------------------------------------------------------ bcftools
 
 
-def _bcftools(
-    members: Sequence[_Member], reference: Path, regions: Sequence[Locus], vcf: Path, work: Path
-) -> list[str]:
-    """Merge the gVCFs with their blocks; keep what somebody carries with QUAL of 20 or more."""
+def _bcftools(slices: Sequence[Path], reference: Path, loci: Sequence[Locus], vcf: Path, work: Path) -> list[str]:
+    """Merge the gVCFs with their blocks; keep what starts in the regions and somebody carries with QUAL of 20 or more."""
     pysam: Any = require_pysam()
     import pysam.bcftools as bcftools  # type: ignore[import-untyped]  # not part of pysam's own import
 
-    bed = _bed(work / "regions.bed", regions)
+    bed = _bed(work / "regions.bed", loci)
+    files = work / "slices.txt"
+    files.write_text("".join(f"{path}\n" for path in slices))
     merge = ["--gvcf", str(reference), "-R", str(bed), "-Ob", "-o", str(work / "merged.bcf"), "--force-single"]
-    keep = ["-c", "1", "-i", "QUAL>=20", "-Oz", "-o", str(vcf), str(work / "merged.bcf")]
+    merge += ["-l", str(files)]
+    keep = ["-c", "1", "-i", "QUAL>=20", "-T", str(bed), "-Oz", "-o", str(vcf), str(work / "merged.bcf")]
     try:
-        bcftools.merge(*merge, *(str(m.gvcf) for m in members), catch_stdout=False)
+        bcftools.merge(*merge, catch_stdout=False)
         bcftools.view(*keep, catch_stdout=False)
     except pysam.SamtoolsError as error:
         raise CallerFailed(caller="bcftools", code=1, permanent=False, reason=str(error)[:1000]) from error
     pysam.tabix_index(str(vcf), preset="vcf", force=True)
-    return [
-        f"bcftools merge {' '.join(merge)}".replace(f"{work}/", ""),
-        f"bcftools view {' '.join(keep)}".replace(f"{work}/", ""),
-    ]
+    return [_shown("bcftools merge", merge, work), _shown("bcftools view", keep, work)]

@@ -103,6 +103,10 @@ class Target:
             self._put_file(path, stored)
         return stored
 
+    def take_over(self, stored: Stored) -> None:
+        """Count a file that was put in another way among what an error takes back."""
+        self.stored.append(stored)
+
     def _put_file(self, path: Path, stored: Stored) -> None:
         target = Path(stored.uri)
         partial = target.with_name(f".{target.name}.part")

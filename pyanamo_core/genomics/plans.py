@@ -12,7 +12,6 @@ checked before the first file is written; memory does not grow with nests.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,9 +25,18 @@ from pyanamo_core.errors import CohortRefused, ItemMissing, Refused
 from pyanamo_core.genomics.inputs import Inputs, split_uri
 from pyanamo_core.genomics.intervals import Dictionary, Locus, read_dictionary
 from pyanamo_core.genomics.members import GatheredGvcf, Member, Strangers, plain_locus, read_members
-from pyanamo_core.genomics.plan_files import PlanInvalid, canonical, put_file, put_plan, read_json
+from pyanamo_core.genomics.plan_files import PlanInvalid, canonical, plan_name, put_file, put_plan, read_json
 from pyanamo_core.genomics.recorded import USED, RecordedNest, recorded_nests, refuse_second, sample_of
-from pyanamo_core.genomics.regions import Contents, Region, Union, chosen_regions, cut_regions, default_bases, lead_in
+from pyanamo_core.genomics.regions import (
+    Contents,
+    Region,
+    Union,
+    chosen_regions,
+    cut_regions,
+    default_bases,
+    lead_in,
+    merged_regions,
+)
 from pyanamo_core.model import Definition, Item, NestStatus, State, encoded
 from pyanamo_core.overflow import s3_fetch, unfolded
 from pyanamo_core.protocols import Ledger
@@ -255,18 +263,22 @@ def joint_rows(
     with tempfile.TemporaryFile("w+") as spool:
         for member in read_members(sorted(gathered, key=lambda one: one.sample), inputs):
             checks.refuse(member)
-            union.add(member.loci)
+            loci_set = union.add(member.sample, member.loci)
             longest = max(longest, member.longest)
-            listed.append(_listed(member))
+            listed.append({**_listed(member), "loci": loci_set})
             spool.write(json.dumps([[list(map(str, loci)), sha256] for loci, sha256 in member.files()]) + "\n")
         samples = tuple(str(one["sample"]) for one in listed)
         bases = region_bases or default_bases(len(samples))
         cut = chosen_regions(regions, union.covered, dictionary) if regions else cut_regions(union.covered, bases)
+        if not partial:
+            union.refuse_uneven([x for region in cut for x in region.loci])
         lead = lead_in(longest)
         contents = Contents(cut, lead)
         _add_contents(contents, samples, spool)
     common = {"lead_in": lead, "samples": len(samples), "partial": partial, **checks.common()}
-    return _written(cut, contents.digests(), listed, common, place, clients, inputs, bases)
+    loci_sets = {name: [str(x) for x in loci] for name, loci in union.sets.items()}
+    members = {"schema": 1, "kind": "members", "members": listed, "loci_sets": loci_sets}
+    return _written(cut, contents.digests(), members, common, place, clients, inputs, bases)
 
 
 def _listed(member: Member) -> dict[str, Any]:
@@ -279,8 +291,8 @@ def _listed(member: Member) -> dict[str, Any]:
         "bytes": int(whole.get("bytes", 0)),
         "sha256": str(whole.get("sha256", "")),
         "outside_deletions": list(member.manifest.get("outside_deletions", ())),
+        "left_out": list(member.manifest.get("left_out", ())),
         "adopted": bool(member.manifest.get("adopted")),
-        **({"loci": list(member.manifest["loci"])} if member.manifest["partial"] else {}),
     }
 
 
@@ -294,7 +306,7 @@ def _add_contents(contents: Contents, samples: Sequence[str], spool: IO[str]) ->
 def _written(
     regions: Sequence[Region],
     digests: Sequence[str],
-    listed: Sequence[Mapping[str, Any]],
+    listed: Mapping[str, Any],
     common: Mapping[str, Any],
     place: str,
     clients: Any,
@@ -303,7 +315,7 @@ def _written(
 ) -> JointPlan:
     pointer_uri = f"{place.rstrip('/')}/{POINTER}"
     before = _earlier(inputs, pointer_uri)
-    members = canonical({"schema": 1, "kind": "members", "members": list(listed)})
+    members = canonical(listed)
     rows: list[Row] = []
     told: list[dict[str, str]] = []
 
@@ -315,12 +327,12 @@ def _written(
     for region, uri in zip(regions, _few_at_a_time(put, zip(regions, digests, strict=True)), strict=True):
         rows.append(Row(region.name, "joint", Definition(script=REGION_SCRIPT, arguments=(uri,))))
         told.append({"item": region.name, "plan": uri})
-    name = f"members.{hashlib.sha256(members).hexdigest()[:12]}.json"
     pointer = {
         "schema": 1,
         "kind": "joint",
-        "members": put_file(clients, place, name, members),
+        "members": put_file(clients, place, plan_name("members", members), members),
         "regions": told,
+        "covered": [str(x) for x in merged_regions(regions)],
         "contents": {region.name: digest for region, digest in zip(regions, digests, strict=True)},
         **common,
     }
@@ -329,7 +341,7 @@ def _written(
     now = {one["item"]: one["plan"] for one in told}
     return JointPlan(
         rows=tuple(rows),
-        samples=tuple(str(one["sample"]) for one in listed),
+        samples=tuple(str(one["sample"]) for one in listed["members"]),
         lead_in=int(common["lead_in"]),
         region_bases=bases,
         new=tuple(one for one in now if one not in before),
@@ -387,7 +399,7 @@ def concat_row(ledger: Ledger, clients: Any, place: str, *, name: str = "joint")
     still = [one["item"] for one, done in zip(wanted, found, strict=True) if done is None]
     if still:
         raise RegionsOpen(open=len(still), regions=len(wanted), table=ledger.table, first=still[0])
-    common = {key: pointer[key] for key in ("samples", "partial", "members", "lead_in")}
+    common = {key: pointer[key] for key in ("samples", "partial", "members", "lead_in", "covered")}
     told = {"schema": 1, "kind": "concat", "name": name, "regions": found, **common}
     uri = put_plan(clients, place, f"{COHORT_ITEM}-{encoded(name)}", told)
     return Row(COHORT_ITEM, "concat", Definition(script=CONCAT_SCRIPT, arguments=(uri,)))

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pyanamo_core.errors import CohortRefused
+from pyanamo_core.genomics.coverage import Covered
 from pyanamo_core.genomics.intervals import Dictionary, Locus, merge
 
 REGION_BASES = 5_000_000
@@ -92,6 +93,18 @@ def chosen_regions(wanted: Sequence[Locus], covered: Sequence[Locus], dictionary
     return regions
 
 
+def merged_regions(regions: Sequence[Region]) -> list[Locus]:
+    """What regions in the reference's order cover together; those that touch are one."""
+    merged: list[Locus] = []
+    for locus in (x for region in regions for x in region.loci):
+        last = merged[-1] if merged else None
+        if last is not None and last.contig == locus.contig and locus.start == last.end + 1:
+            merged[-1] = Locus(last.contig, last.start, locus.end)
+        else:
+            merged.append(locus)
+    return merged
+
+
 def _region(loci: Sequence[Locus]) -> Region:
     return Region(Locus(loci[0].contig, loci[0].start, loci[-1].end).file_stem, tuple(loci))
 
@@ -101,15 +114,49 @@ class Union:
 
     def __init__(self, dictionary: Dictionary) -> None:
         self._dictionary = dictionary
-        self._seen: set[bytes] = set()
+        self._names: dict[bytes, str] = {}
+        self._first: dict[str, str] = {}
+        self.sets: dict[str, list[Locus]] = {}
+        """Merged loci by the name of the set: what members cover, most of them the same."""
         self.covered: list[Locus] = []
 
-    def add(self, loci: Iterable[Locus]) -> None:
+    def add(self, sample: str, loci: Iterable[Locus]) -> str:
+        """Add what a sample covers; gives the name of its set.
+
+        Raises:
+            CohortRefused: a contig that the reference does not have.
+        """
         loci = list(loci)
         digest = hashlib.blake2b("\n".join(map(str, loci)).encode(), digest_size=16).digest()
-        if digest not in self._seen:
-            self._seen.add(digest)
-            self.covered = merge([*self.covered, *loci], self._dictionary)
+        if digest not in self._names:
+            strange = next((x for x in loci if x.contig not in self._dictionary), None)
+            if strange is not None:
+                raise CohortRefused(reason=f"sample {sample}: the reference has no contig of {strange}")
+            merged = merge(loci, self._dictionary)
+            name = hashlib.sha256("\n".join(map(str, merged)).encode()).hexdigest()[:12]
+            self._names[digest] = name
+            self._first.setdefault(name, sample)
+            if name not in self.sets:
+                self.sets[name] = merged
+                self.covered = merge([*self.covered, *merged], self._dictionary)
+        return self._names[digest]
+
+    def refuse_uneven(self, wanted: Sequence[Locus]) -> None:
+        """Every sample must cover all that is called.
+
+        Raises:
+            CohortRefused: one does not; it would be ./. there, as if it had been looked at.
+        """
+        for name, loci in self.sets.items():
+            check = Covered(wanted)
+            for locus in loci:
+                check.saw(locus.contig, locus.start, locus.end)
+            holes = check.finish()
+            if holes:
+                raise CohortRefused(
+                    reason=f"sample {self._first[name]} covers nothing of {holes[0]}, which others do: it would have no"
+                    " genotypes there. Call what all have (--locus), or all the same: --partial"
+                )
 
 
 class Contents:
