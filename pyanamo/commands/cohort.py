@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,7 +52,22 @@ class CohortTold:
     steps: list[Look]
     vcf: str = ""
     report: str = ""
-    planned: bool = field(default=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user asks of a cohort: the options of these commands."""
+
+    workflow: Workflow
+    file: Path | None = None
+    sheet: Path | None = None
+    update: bool = False
+    first: str = ""
+    last: str = ""
+    also: tuple[str, ...] = ()
+    partial: bool = False
+    pilots: int | None = None
+    new_revision: bool = False
 
 
 @command(
@@ -90,26 +104,17 @@ def run(
     Killed or interrupted anywhere, it goes on when it is given again.
     """
     told = _called(context, workflow)
+    asked = Asked(told, workflow, sheet, update, first, last, tuple(also or ()), partial, pilots, new_revision)
     if dry_run:
-        return _planned(context, told, sheet, update, first, last, also, partial)
+        return _planned(context, asked)
     url = context.settings.prefect_api_url
-    looks: list[Look]
     try:
-        if url and not no_prefect:
-            looks = _with_prefect(
-                context, url, told, workflow, sheet, update, first, last, also, partial, pilots, new_revision
-            )
-        else:
-            if not url:
-                context.say("no address of Prefect is set (PREFECT_API_URL): running without it")
-            chain = _chain(context, told, sheet, update, also, partial, pilots, new_revision)
-            looks = chain.run(_shown(context)(_plainly(context)), first=first, last=last, say=context.say)
+        looks = _with_prefect(context, url, asked) if url and not no_prefect else _plainly(context, url, asked)
     except KeyboardInterrupt:
         context.say("no longer watched; the step's run and its pilots go on.\ngo on: pyanamo cohort run")
         raise
     done = _told(context, told, looks)
-    after = f"pyanamo results get cohort --table {told.table_name}-joint --out cohort" if done.vcf else ""
-    return Told(done, view=_view, quiet=[done.vcf] if done.vcf else [], next=after or "pyanamo cohort status")
+    return Told(done, view=_view, quiet=[done.vcf] if done.vcf else [], next=_next(done))
 
 
 @command(example=("pyanamo cohort plan", "pyanamo cohort plan workflow.yaml --sheet sheet.txt --json"))
@@ -124,14 +129,15 @@ def plan(
     partial: PARTIAL = False,
 ) -> Told:
     """Say what `cohort run` would do, step by step; changes nothing."""
-    return _planned(context, _called(context, workflow), sheet, update, first, last, also, partial)
+    asked = Asked(_called(context, workflow), workflow, sheet, update, first, last, tuple(also or ()), partial)
+    return _planned(context, asked)
 
 
 @command(example=("pyanamo cohort status", "pyanamo cohort status --table HaplotypeCaller --json"))
 def status(context: Context, also: ALSO = None, partial: PARTIAL = False) -> Told:
     """Show how far each step is: its table, its items, and what comes next."""
     told = _called(context, None)
-    chain = _chain(context, told, None, False, also, partial, None, False)
+    chain = _chain(context, Asked(told, also=tuple(also or ()), partial=partial))
     done = _told(context, told, chain.look())
     return Told(done, view=_view, quiet=[f"{one.step} {one.state}" for one in done.steps], next=_next(done))
 
@@ -143,87 +149,66 @@ def _called(context: Context, file: Path | None) -> Workflow:
     return read_workflow_for(context, file) if file is not None else context.workflow
 
 
-def _chain(
-    context: Context,
-    workflow: Workflow,
-    sheet: Path | None,
-    update: bool,
-    also: list[str] | None,
-    partial: bool,
-    pilots: int | None,
-    new_revision: bool,
-) -> Chain:
+def _chain(context: Context, asked: Asked) -> Chain:
     from pyanamo_core.chain import AwsTables, Chain
     from pyanamo_core.chain.cohort import cohort_steps
 
     steps = cohort_steps(
         context.clients,
-        workflow,
-        sheet=read_sheet(sheet) if sheet is not None else None,
-        update=update,
-        partial=partial,
-        also=also or (),
-        pilots=pilots,
+        asked.workflow,
+        sheet=read_sheet(asked.sheet) if asked.sheet is not None else None,
+        update=asked.update,
+        partial=asked.partial,
+        also=asked.also,
+        pilots=asked.pilots,
     )
-    return Chain(steps, AwsTables(context.clients), partial=partial, new_revision=new_revision)
+    return Chain(steps, AwsTables(context.clients), partial=asked.partial, new_revision=asked.new_revision)
 
 
-def _planned(
-    context: Context,
-    workflow: Workflow,
-    sheet: Path | None,
-    update: bool,
-    first: str,
-    last: str,
-    also: list[str] | None,
-    partial: bool,
-) -> Told:
-    chain = _chain(context, workflow, sheet, update, also, partial, None, False)
-    looks = chain.look(first=first, last=last)
-    done = CohortTold(workflow.table_name, looks, planned=True)
+def _planned(context: Context, asked: Asked) -> Told:
+    looks = _chain(context, asked).look(first=asked.first, last=asked.last)
+    done = CohortTold(asked.workflow.table_name, looks)
     return Told(done, view=_plan_view, quiet=[f"{one.step} {one.todo}" for one in looks], next="pyanamo cohort run")
 
 
-def _plainly(context: Context) -> Callable[[Callable[[Progress], None]], Runner]:
-    from pyanamo_core.chain import plainly
+class _Display:
+    """Each step's run shown in its turn; `update` goes to the one that is shown."""
 
-    return lambda on_progress: plainly(context.clients, on_progress=on_progress)
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._shown: RunDisplay | None = None
 
+    def update(self, progress: Progress) -> None:
+        if self._shown is not None:
+            self._shown.update_run(progress)
 
-def _shown(context: Context) -> Callable[[Callable[[Callable[[Progress], None]], Runner]], Runner]:
-    """Each step's run with a display of its own."""
-
-    def around(make: Callable[[Callable[[Progress], None]], Runner]) -> Runner:
+    def around(self, runner: Runner) -> Runner:
         def work(step: Step, opened: Opened, live: Run | None) -> Outcome:
-            with RunDisplay(context, step.name) as display:
-                return make(display.update_run)(step, opened, live)
+            with RunDisplay(self._context, step.name) as self._shown:
+                return runner(step, opened, live)
 
         return work
 
-    return around
+
+def _plainly(context: Context, url: str, asked: Asked) -> list[Look]:
+    """In this process, without Prefect."""
+    from pyanamo_core.chain import plainly
+
+    if not url:
+        context.say("no address of Prefect is set (PREFECT_API_URL): running without it")
+    display = _Display(context)
+    runner = display.around(plainly(context.clients, on_progress=display.update))
+    return _chain(context, asked).run(runner, first=asked.first, last=asked.last, say=context.say)
 
 
-def _with_prefect(
-    context: Context,
-    url: str,
-    told: Workflow,
-    file: Path | None,
-    sheet: Path | None,
-    update: bool,
-    first: str,
-    last: str,
-    also: list[str] | None,
-    partial: bool,
-    pilots: int | None,
-    new_revision: bool,
-) -> list[Look]:
+def _with_prefect(context: Context, url: str, asked: Asked) -> list[Look]:
     """The flow `cohort` in this process; how its steps stand comes from their ledgers all the same."""
     context.say(f"running as a flow of Prefect at {url}")
     os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
     os.environ["PREFECT_API_URL"] = url
     from pyanamo_flows.cohort import start
 
-    shown: list[RunDisplay] = []
+    display = _Display(context)
     seen: set[str] = set()
 
     def on_progress(progress: Progress) -> None:
@@ -231,31 +216,22 @@ def _with_prefect(
         if page not in seen:
             seen.add(page)
             context.say(f"run {progress.run.run_id} is seen at {page}")
-        if shown:
-            shown[-1].update_run(progress)
-
-    def wrap(runner: Runner) -> Runner:
-        def work(step: Step, opened: Opened, live: Run | None) -> Outcome:
-            with RunDisplay(context, step.name) as display:
-                shown.append(display)
-                return runner(step, opened, live)
-
-        return work
+        display.update(progress)
 
     return start(
         context.clients,
-        table=told.table_name,
-        workflow=str(file.resolve()) if file is not None else "",
-        sheet=str(sheet.resolve()) if sheet is not None else "",
-        update=update,
-        also=also or (),
-        partial=partial,
-        first=first,
-        last=last,
-        pilots=pilots,
-        new_revision=new_revision,
+        table=asked.workflow.table_name,
+        workflow=str(asked.file.resolve()) if asked.file is not None else "",
+        sheet=str(asked.sheet.resolve()) if asked.sheet is not None else "",
+        update=asked.update,
+        also=asked.also,
+        partial=asked.partial,
+        first=asked.first,
+        last=asked.last,
+        pilots=asked.pilots,
+        new_revision=asked.new_revision,
         on_progress=on_progress,
-        wrap=wrap,
+        wrap=display.around,
         say=context.say,
     )
 
