@@ -38,7 +38,9 @@ def pilot(
     except KeyboardInterrupt:
         leave(INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - a pilot must end, whatever threads it has
-        leave(tell_error(context, error))
+        from pyanamo_core.pilot.leaving import refusal_code
+
+        leave(refusal_code(error, tell_error(context, error)))
 
 
 def work(context: Context, environ: dict[str, str]) -> int:

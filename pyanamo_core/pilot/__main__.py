@@ -9,6 +9,7 @@ import sys
 from pyanamo_core.aws import Clients
 from pyanamo_core.errors import PyAnamoError
 from pyanamo_core.pilot.console import log_to_stderr
+from pyanamo_core.pilot.leaving import refusal_code
 from pyanamo_core.pilot.options import PilotOptions
 from pyanamo_core.pilot.pilot import Pilot
 
@@ -23,7 +24,7 @@ def main() -> int:
         return pilot.work()
     except PyAnamoError as error:
         sys.stderr.write(f"{error}\n")
-        return error.exit_code
+        return refusal_code(error, error.exit_code)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from pyanamo_core.errors import ForeignTable, TableMissing, WorkflowMissing
 from pyanamo_core.model import Cause, Mode, Run
 from pyanamo_core.pilot.verdict import SET_UP_CODE, TRY_AGAIN_CODE
 
@@ -161,3 +162,11 @@ class FirstFailures:
 def alike(message: str, item_id: str) -> str:
     """A message without what differs from item to item: ids, numbers, addresses."""
     return re.sub(r"[0-9a-f]{8,}|\d+", "#", message.replace(item_id, "ITEM"))
+
+
+def refusal_code(error: Exception, otherwise: int) -> int:
+    """A pilot's exit code when it could not even begin: 78 where the table is not there, holds no workflow or is not ours.
+
+    Every host would find the same, so Batch must not try again; otherwise the code that the error has by itself.
+    """
+    return SET_UP_CODE if isinstance(error, TableMissing | WorkflowMissing | ForeignTable) else otherwise

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pyanamo_core.archive import extract, is_archive, top_folder
 from pyanamo_core.buckets import S3Clients
 from pyanamo_core.errors import SetUpError
 from pyanamo_core.protocols import Clock
 from pyanamo_core.resources import resource
-from pyanamo_core.staging.archive import extract, is_archive, top_folder
 from pyanamo_core.staging.fetch import Fetcher, is_remote, local_path, verify
 from pyanamo_core.staging.reference import stage_reference
 from pyanamo_core.store import Store, default_root, host_faults, key_of

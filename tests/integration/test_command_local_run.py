@@ -333,7 +333,7 @@ def test_a_pilot_by_hand_works_the_table_off(prepared: User, unique_name: str) -
     # And one for a table without a workflow is refused, and runs nothing
     pilot = prepared.starts("pilot", "--table", f"{unique_name}-none")
     _, why = pilot.communicate(timeout=120)
-    assert pilot.returncode == 4
+    assert pilot.returncode == 78
     assert "does not exist" in why
 
 

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from pyanamo_core.errors import ForeignTable, PyAnamoError, RunMissing, TableMissing, WorkflowMissing
 from pyanamo_core.model import Cause, Claim, Definition, Item, Mode, Run, State, Submission
-from pyanamo_core.pilot.leaving import FirstFailures, Meaning, Order, Stop, job_kept_instead, meaning_of_signal
+from pyanamo_core.pilot.leaving import (
+    FirstFailures,
+    Meaning,
+    Order,
+    Stop,
+    job_kept_instead,
+    meaning_of_signal,
+    refusal_code,
+)
 from pyanamo_core.pilot.scheduler import Failure, Held
 from pyanamo_core.pilot.settling import settle
 from pyanamo_core.workflow import Budgets
@@ -195,3 +204,16 @@ def test_a_pilot_of_a_double_is_told_by_its_submission_being_settled_with_anothe
     run = Run(run_id="r", workflow_version=1, token="t", submissions=(submission,))
 
     assert job_kept_instead(run, number, own) == kept
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (WorkflowMissing(table="Seq"), 78),
+        (TableMissing(table="Seq", where=""), 78),
+        (ForeignTable(table="Seq", reason="no key"), 78),
+        (RunMissing(run_id="r1", table="Seq"), 4),
+    ],
+)
+def test_a_table_that_no_host_can_work_on_is_the_set_ups_fault(error: PyAnamoError, code: int) -> None:
+    assert refusal_code(error, error.exit_code) == code

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
 import io
@@ -15,10 +14,10 @@ from pathlib import Path
 import pysam
 import pytest
 
+from pyanamo_core.archive import extract, top_folder
 from pyanamo_core.errors import HostFault, SetUpError
 from pyanamo_core.resources import resource
 from pyanamo_core.staging import Store, stage
-from pyanamo_core.staging.archive import extract, top_folder
 from pyanamo_core.staging.fetch import Fetcher
 from pyanamo_core.staging.reference import companions, dictionary_name, stage_reference
 from pyanamo_core.workflow import Buckets, Reference, Workflow
@@ -110,22 +109,80 @@ def test_scripts_keep_that_they_can_be_executed(tmp_path: Path) -> None:
     assert not os.access(tmp_path / "out" / "scripts" / "b.txt", os.X_OK)
 
 
-@pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil"])
-def test_no_archive_leads_out_of_its_folder(tmp_path: Path, name: str) -> None:
-    # Given a tar and a zip with a member that points elsewhere
-    packed = tar(tmp_path / "s.tar.gz", (name, b"x", 0o644))
-    with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
-        archive.writestr(name, "x")
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int = 0) -> tarfile.TarInfo:
+    """A member of a tar, as somebody who means harm would write it."""
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size, info.mode = kind, link, size, 0o755
+    return info
 
-    # Then neither is unpacked to there
-    for each in (packed, tmp_path / "s.zip"):
-        out = tmp_path / "out" / each.name
-        out.mkdir(parents=True)
-        with contextlib.suppress(SetUpError):
-            extract(each, out, each.name)
-    assert all(tmp_path / "out" in path.parents for path in tmp_path.rglob("evil"))
-    assert not any(path.name == "evil" for path in (tmp_path / "out").iterdir())
-    assert not Path("/etc/evil").exists()
+
+UNSAFE = {
+    "an absolute path": ([member("/etc/evil")], "leads out"),
+    "a path upwards": ([member("../evil")], "leads out"),
+    "a path up and down": ([member("a/../../evil")], "leads out"),
+    "a symlink to an absolute path": ([member("evil", tarfile.SYMTYPE, "/etc/passwd")], "leads out"),
+    "a symlink upwards": ([member("a/evil", tarfile.SYMTYPE, "../../x")], "leads out"),
+    "a hard link upwards": ([member("a/evil", tarfile.LNKTYPE, "../x")], "leads out"),
+    "a file through a link": ([member("a", tarfile.SYMTYPE, "."), member("a/evil")], "through a link"),
+    "a device": ([member("evil", tarfile.BLKTYPE)], "device or a pipe"),
+    "a character device": ([member("evil", tarfile.CHRTYPE)], "device or a pipe"),
+    "a pipe": ([member("evil", tarfile.FIFOTYPE)], "device or a pipe"),
+    "more bytes than a host takes": ([member("evil", size=3 * 2**30)], "3221225472 bytes"),
+}
+
+
+@pytest.mark.parametrize("what", UNSAFE)
+def test_an_unsafe_member_is_refused_and_nothing_is_staged(tmp_path: Path, what: str) -> None:
+    # Given an archive with a good script and this
+    members, reason = UNSAFE[what]
+    with tarfile.open(tmp_path / "s.tar", "w") as archive:
+        for each in (member("good.sh"), *members):
+            # Only headers: the content of a bomb need not be there for it to be seen.
+            archive.addfile(each)
+
+    # When it is staged, then it is the set-up's fault, in words, and nothing is left of it
+    with pytest.raises(SetUpError, match=reason):
+        stage(workflow(scripts=str(tmp_path / "s.tar")), None, root=tmp_path / "store")
+    assert [path.suffix for path in (tmp_path / "store").iterdir()] == [".lock"]
+    assert not list(tmp_path.rglob("evil"))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "reason"),
+    [
+        ("../evil", 0o100644, "leads out"),
+        ("/etc/evil", 0o100644, "leads out"),
+        ("a\\..\\evil", 0o100644, "leads out"),
+        ("evil", 0o120777, "a link, device or pipe"),
+        ("evil", 0o010644, "a link, device or pipe"),
+    ],
+)
+def test_an_unsafe_member_of_a_zip_is_refused(tmp_path: Path, name: str, kind: int, reason: str) -> None:
+    info = zipfile.ZipInfo(name)
+    info.external_attr = kind << 16
+    with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
+        archive.writestr("good.sh", "")
+        archive.writestr(info, "/etc/passwd")
+
+    with pytest.raises(SetUpError, match=reason):
+        stage(workflow(scripts=str(tmp_path / "s.zip")), None, root=tmp_path / "store")
+
+    assert [path.suffix for path in (tmp_path / "store").iterdir()] == [".lock"]
+
+
+def test_links_inside_an_archive_are_kept(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as archive:
+        for each in (
+            member("bin/a.sh"),
+            member("bin/b.sh", tarfile.SYMTYPE, "a.sh"),
+            member("c", tarfile.LNKTYPE, "bin/a.sh"),
+        ):
+            archive.addfile(each)
+
+    extract(tmp_path / "s.tar", tmp_path / "out", "s.tar")
+
+    assert (tmp_path / "out" / "bin" / "b.sh").resolve() == (tmp_path / "out" / "bin" / "a.sh").resolve()
+    assert (tmp_path / "out" / "c").is_file()
 
 
 def test_what_is_no_archive_is_said_so(tmp_path: Path) -> None:
@@ -136,7 +193,7 @@ def test_what_is_no_archive_is_said_so(tmp_path: Path) -> None:
 
 
 def test_an_archive_of_too_many_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyanamo_core.staging.archive.MAX_MEMBERS", 3)
+    monkeypatch.setattr("pyanamo_core.archive.MAX_MEMBERS", 3)
     packed = tar(tmp_path / "s.tar.gz", *[(f"f{n}", b"x", 0o644) for n in range(5)])
 
     with pytest.raises(SetUpError, match="4 files"):
