@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,12 +17,12 @@ from pyanamo_core.genomics.intervals import Locus, pad_and_merge, read_dictionar
 from pyanamo_core.genomics.joint import joint
 from pyanamo_core.genomics.loci_file import write_lists
 from pyanamo_core.genomics.planning import plan_targets
-from pyanamo_core.genomics.records import Record, open_gvcf, read_record
+from pyanamo_core.genomics.records import open_gvcf, read_record
 from pyanamo_core.genomics.simulate import Cohort, simulate_cohort
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
-CONTIGS = (("exome1", 330_000), ("exome2", 250_000), ("exome3", 150_000))
+CONTIGS = (("exome1", 190_000), ("exome2", 150_000), ("exome3", 110_000))
 GENES, EXONS = 40, 50
 TARGETS = GENES * EXONS
 
@@ -32,12 +31,12 @@ TARGETS = GENES * EXONS
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     prepare()
     return simulate_cohort(
-        tmp_path_factory.mktemp("exome"), seed=5, depth=20, contigs=CONTIGS, samples=["E1", "E2", "E3"]
+        tmp_path_factory.mktemp("exome"), seed=5, depth=16, contigs=CONTIGS, samples=["E1", "E2", "E3"]
     )
 
 
 def write_bed(path: Path) -> None:
-    """40 genes of 50 exons of 60 to 200 bases, in no order; some genes lie closer to each other than the padding."""
+    """40 genes of 50 exons of 40 to 120 bases, in no order; some genes lie closer to each other than the padding."""
     rng = random.Random(7)
     lines: list[str] = []
     whole = sum(length for _, length in CONTIGS)
@@ -46,9 +45,9 @@ def write_bed(path: Path) -> None:
         for gene in range(genes):
             at = 1500 + gene * (length - 3000) // genes + rng.randrange(500)
             for exon in range(EXONS):
-                bases = rng.randrange(60, 200)
+                bases = rng.randrange(40, 120)
                 lines.append(f"{contig}\t{at}\t{at + bases}\t{contig}.{gene}.{exon}\n")
-                at += bases + rng.randrange(5, 140)
+                at += bases + rng.randrange(5, 100)
     rng.shuffle(lines)
     path.write_text("track name=exome\n" + "".join(lines))
 
@@ -84,32 +83,27 @@ def plain_call(cram: Path, reference: Path, bed: Path, work: Path) -> Path:
 def on_targets(gvcf: Path, targets: list[Locus]) -> dict[tuple[str, int, str], str]:
     """What a gVCF says of each base of the targets: of a block its values, of a variant all of its record's."""
     said: dict[tuple[str, int, str], str] = {}
-    by_contig: dict[str, list[Locus]] = {}
-    for target in targets:
-        by_contig.setdefault(target.contig, []).append(target)
+    inside = {(x.contig, at) for x in targets for at in range(x.start, x.end + 1)}
     with open_gvcf(gvcf) as (_, lines):
         for record in map(read_record, lines):
-            said.update(_said(record, by_contig.get(record.contig, [])))
+            fields = record.fields
+            if record.block:
+                for at in range(record.position, record.end + 1):
+                    if (record.contig, at) in inside:
+                        said[record.contig, at, "block"] = f"{fields[8]} {fields[9]}"
+            elif (record.contig, record.position) in inside:
+                said[record.contig, record.position, f"{record.ref}>{fields[4]}"] = " ".join(fields[5:])
     return said
 
 
-def _said(record: Record, targets: list[Locus]) -> Iterator[tuple[tuple[str, int, str], str]]:
-    for target in targets:
-        if record.block:
-            for at in range(max(record.position, target.start), min(record.end, target.end) + 1):
-                yield (record.contig, at, "block"), f"{record.fields[8]} {record.fields[9]}"
-        elif target.start <= record.position <= target.end:
-            yield (record.contig, record.position, f"{record.ref}>{record.fields[4]}"), " ".join(record.fields[5:])
-
-
 def test_lists_of_targets_give_on_targets_what_one_plain_call_gives(cohort: Cohort, tmp_path: Path) -> None:
-    # Given 2,000 targets, planned into lists of 120 kb of called bases in the folder of the task scripts
+    # Given 2,000 targets, planned into lists of 70 kb of called bases in the folder of the task scripts
     bed, scripts = tmp_path / "exome.bed", tmp_path / "scripts"
     write_bed(bed)
     dictionary = read_dictionary(cohort.reference)
     targets = read_targets(bed, dictionary)
     assert len(targets) == TARGETS
-    planned = plan_targets(targets, dictionary, target_bases=120_000)
+    planned = plan_targets(targets, dictionary, target_bases=70_000)
     write_lists(planned, scripts, about="Targets of a test.\n")
     assert 4 <= len(planned) <= 8
     assert sum(x.called for x in planned) == sum(x.bases for x in pad_and_merge(targets, 1000, dictionary))
@@ -140,13 +134,13 @@ def test_lists_of_targets_give_on_targets_what_one_plain_call_gives(cohort: Coho
         assert ours == plain
         blocks = sum(kind == "block" for _, _, kind in ours)
         assert blocks > 0.99 * sum(x.bases for x in targets)
-        assert len(ours) - blocks > 150
+        assert len(ours) - blocks > 60
         assert made.manifest["loci"] == [str(x) for x in targets]
     # And the cohort's calls on targets are the truth
     (tmp_path / "joint").mkdir()
     vcf = Path(joint(gathered, cohort.reference, str(tmp_path), tmp_path / "joint").vcf.uri)
     agreement = total(compare_with_truth(vcf, cohort.truth, bed_of(targets, tmp_path / "merged.bed"), cohort.reference))
-    assert agreement.truth > 300
+    assert agreement.truth > 150
     assert agreement.recall >= 0.99
     assert agreement.precision >= 0.99
 
