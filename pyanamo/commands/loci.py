@@ -39,6 +39,10 @@ class ReferenceUnnamed(PyAnamoError):
     exit_code = 2
 
 
+class FastaUnreadable(BadInput):
+    """{path} cannot be read as FASTA ({reason}). A compressed one must be packed with bgzip, not gzip; or give its .dict and --gaps."""
+
+
 class OptionsUnfit(PyAnamoError):
     """{reason}"""
 
@@ -263,6 +267,8 @@ def _source(reference: Path | None, genome_name: str | None, gaps: Path | None) 
     if (reference is None) == (genome_name is None):
         raise ReferenceUnnamed(what="both" if reference else "neither")
     told = read_gaps(gaps) if gaps else None
+    if reference is not None and not reference.is_file():
+        raise FileNotFoundError(2, "No such file", str(reference))
     if reference is None:
         shipped = genome(genome_name or "")
         known = told if told is not None else shipped.gaps
@@ -283,12 +289,12 @@ def _dictionary_of(fasta: Path) -> Dictionary:
     beside = (fasta.with_suffix("") if fasta.suffix == ".gz" else fasta).with_suffix(".dict")
     if beside.exists():
         return read_dictionary(beside)
-    if not fasta.is_file():
-        raise FileNotFoundError(2, "No such file", str(fasta))
-    with pysam.FastaFile(str(fasta)) as opened:
-        entries = {
-            name: ContigEntry(name, length) for name, length in zip(opened.references, opened.lengths, strict=True)
-        }
+    try:
+        with pysam.FastaFile(str(fasta)) as opened:
+            pairs = list(zip(opened.references, opened.lengths, strict=True))
+    except (OSError, ValueError) as error:
+        raise FastaUnreadable(path=fasta, reason=str(error).splitlines()[0]) from error
+    entries = {name: ContigEntry(name, length) for name, length in pairs}
     return Dictionary(str(fasta), entries)
 
 

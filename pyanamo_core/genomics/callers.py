@@ -234,8 +234,10 @@ def _fill_uncovered(plain: Path, what: Call) -> None:
         def hole(contig: str, start: int, end: int) -> None:
             if start <= end:
                 ref = bases.fetch(contig, start - 1, start).upper()
-                out.write(f"{contig}\t{start}\t.\t{ref}\t.\t.\t.\tEND={end};MIN_DP=0\tGT:DP\t./.:0\n".encode())
+                values = f"END={end};MIN_DP=0\tGT:DP\t{unknown[waiting[0]]}:0"
+                out.write(f"{contig}\t{start}\t.\t{ref}\t.\t.\t.\t{values}\n".encode())
 
+        unknown = {x: "/".join("." * value) for ploidy in what.ploidy for x, value in ploidy.pieces}
         waiting = list(what.intervals)
         covered = waiting[0].start - 1
         for line in lines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -28,12 +29,12 @@ def place(misbehaving_cloud: LocalCloud, unique_name: str, tmp_path: Path) -> Pl
     return Place(misbehaving_cloud, unique_name, tmp_path)
 
 
-def pyanamo(folder: Path, *arguments: str) -> str:
+def pyanamo(folder: Path, *arguments: str, code: int = 0) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "pyanamo", *arguments], cwd=folder, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert done.returncode == code, done.stderr
+    return done.stdout if code == 0 else done.stderr
 
 
 def workflow_of(place: Place, reference: Path, scripts: Path) -> Workflow:
@@ -50,7 +51,9 @@ def workflow_of(place: Place, reference: Path, scripts: Path) -> Workflow:
     return made.model_copy(update={"buckets": inputs})
 
 
-def test_targets_become_nests_that_pilots_call_and_gather_takes(place: Place, tmp_path: Path) -> None:
+def test_targets_become_nests_that_pilots_call_and_gather_takes(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Given reads of two samples in a bucket, and targets of which one lies on no contig that is called
     contigs = (("chr1", 12_000), ("chr2", 9_000), ("chrUn_decoy", 3000))
     cohort = simulate_cohort(tmp_path / "data", depth=12, contigs=contigs, samples=["T1", "T2"])
@@ -89,6 +92,15 @@ def test_targets_become_nests_that_pilots_call_and_gather_takes(place: Place, tm
         assert made.manifest["loci"] == [str(x) for x in targets]
         found = check(Path(made.gvcf.uri), targets, sample=sample, non_ref=False)
         assert found.bases_missing == 0
+    # And lists of a time are planned from what these took, with the bases that were called
+    for name, value in place.cloud.environment().items():
+        monkeypatch.setenv(name, value)
+    words = ("loci", "plan", reference, "--bed", "t.bed", "--padding", "300", "--json", "--learn", workflow.table_name)
+    timed = json.loads(pyanamo(tmp_path, *words, "--time", "1h"))
+    [whole, called] = (sum(x[name] for x in timed) for name in ("seconds", "called_bases"))
+    assert (len(timed), called) == (1, 14_440)
+    assert 0 < whole < 3600
+    assert "--time" in pyanamo(tmp_path, *words, "--time", "0.001s", code=3)
     # And with the same targets planned again the revision is the same; with others it is refused, as they are done
     pyanamo(
         tmp_path, "loci", "plan", reference, "--bed", "t.bed", "--size", "5000", "--padding", "300", "-o", "again.tsv"

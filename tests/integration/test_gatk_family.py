@@ -135,6 +135,21 @@ def test_joint_genotypes_of_a_family_are_the_truth(family: Family, tmp_path: Pat
     assert {c for c, _, _ in found} == set(WINDOWS)
 
 
+def test_the_second_caller_keeps_to_the_same_ploidies(family: Family, tmp_path: Path) -> None:
+    # Given loci that lie across the border, and partly where the son has no reads
+    values = f"chrX:{BORDER - 9999}-{BORDER + 10_000},chrX:9000000-9000500,chr20:1-9000,chrY:6000001-6009000"
+    cram = family.cohort.reads["SON"]
+    where = (family.cohort.reference, tmp_path / "out", tmp_path / "w")
+    done = run_task(cram, values, *where, options=("--sex", "male"), HC_CALLER="bcftools")
+    assert done.code == 0, done.stderr
+    # Then each record, a block without reads too, has as many alleles as there are copies
+    (tmp_path / "gather").mkdir()
+    made = gather([done.recorded(values)], str(tmp_path / "gathered"), tmp_path / "gather")
+    found = list(genotypes(Path(made.gvcf.uri)))
+    assert ("chrX", 9_000_000, {"SON": "."}) in found
+    assert [x for x in found if copies(x[2]["SON"]) != expected_copies(x[0], x[1], "SON")] == []
+
+
 def test_a_locus_across_the_border_is_called_with_both_ploidies(family: Family, tmp_path: Path) -> None:
     # Given a locus that a person made, across the border; when the son is called there
     value = f"chrX:{BORDER - 4999}-{BORDER + 5000}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 import random
@@ -307,6 +308,16 @@ def test_targets_become_lists_a_table_and_a_word_on_revisions(folder: Path) -> N
     assert list(read_list("loci.tsv")) == ["@targets/0001.bed", "@targets/0002.bed"]
     assert (folder / "scripts/targets/0002.bed").read_text() == "chrX\t5000000\t5000100\n"
     assert "2 loci, 300 bases: no fault" in pyanamo("check", "loci.tsv", "g.dict")
+
+
+def test_a_reference_that_cannot_be_read_says_what_to_do(folder: Path) -> None:
+    (folder / "x.fa.gz").write_bytes(gzip.compress(b">a\nACGT\n"))
+    assert "packed with bgzip" in pyanamo("plan", "x.fa.gz", code=3)
+    assert "No such file" in pyanamo("plan", "none.fa", code=3)
+    assert "neither" in pyanamo("plan", code=2)
+    assert "both" in pyanamo("plan", "g.dict", "--genome", "GRCh38", code=2)
+    assert "hg19" in pyanamo("plan", "--genome", "mm10", code=3)
+    assert "did you mean chr21" in pyanamo("plan", "g.dict", "--contig", "21", code=3)
 
 
 def test_an_exported_table_of_results_tells_the_speed(folder: Path) -> None:
