@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pyanamo.context import Context, command
+from pyanamo.context import Context, check_endpoint, command
 from pyanamo.progress import Bar
 from pyanamo.render import Told, size, table
 from pyanamo_core.errors import BadInput, NotFound
@@ -76,6 +76,7 @@ class Sample:
         "pyanamo samples list s3://1000genomes/1000G_2504_high_coverage/data --access anonymous --random 10 --seed 1 --out samples.tsv",
         "pyanamo samples list crams/ --name NA12878 --ped family.ped",
         "pyanamo samples list own.tsv --out samples.tsv",
+        "pyanamo samples list s3://theirs/crams --access requester_pays --bucket-region eu-west-1 --out samples.tsv",
         "pyanamo samples list s3://1000genomes/1000G_2504_high_coverage/1000G_2504_high_coverage.sequence.index --access anonymous --no-check",
     )
 )
@@ -101,6 +102,12 @@ def list_samples(
         ),
     ] = None,
     access: Annotated[Access, typer.Option("--access", help="How the bucket is read.")] = Access.ROLE,
+    bucket_region: Annotated[
+        str, typer.Option("--bucket-region", metavar="REGION", help="The bucket's region, if it is another one.")
+    ] = "",
+    bucket_endpoint: Annotated[
+        str, typer.Option("--bucket-endpoint", metavar="URL", help="Where the bucket is, if it is outside AWS.")
+    ] = "",
     ped: Annotated[
         Path | None, typer.Option("--ped", exists=True, dir_okay=False, help="A pedigree that tells the samples' sex.")
     ] = None,
@@ -120,12 +127,19 @@ def list_samples(
     if not where.startswith("s3://"):
         where = str(Path(where).resolve())  # pilots run elsewhere: what they are told must not depend on this folder
     aliases = _aliases(alias or ())
-    buckets = [BucketAccess(one, access.value) for one in _buckets(where, data or "")]
-    inputs = Inputs(buckets, context.clients if buckets else None)
+
+    def declared(bucket: str) -> BucketAccess:
+        return BucketAccess(bucket, access.value, bucket_region, bucket_endpoint)
+
+    buckets = [declared(one) for one in _buckets(where, data or "")]
+    if bucket_endpoint:
+        check_endpoint(bucket_endpoint)
+    clients = context.patient_clients if bucket_endpoint else context.clients if buckets else None
+    inputs = Inputs(buckets, clients)
     listed = _listed(inputs, where, data)
     more = {one for entry in listed for one in _buckets(entry.uri)}.difference(one.bucket for one in buckets)
     if more:  # a table names buckets of its own
-        inputs = Inputs([*buckets, *(BucketAccess(one, access.value) for one in sorted(more))], context.clients)
+        inputs = Inputs([*buckets, *(declared(one) for one in sorted(more))], clients or context.clients)
     if not listed:
         raise NoReads(where=where)
     if ped is not None:
@@ -149,7 +163,8 @@ def list_samples(
         samples,
         view=lambda rows: _view(rows, len(listed), out),
         quiet=[getattr(one, by.value) or one.reads for one in samples],
-        next="pyanamo loci plan REFERENCE.fa --out loci.txt",
+        next="pyanamo loci plan REFERENCE.fa --out loci.txt"
+        + (f"; then: pyanamo sheet make --samples {out} --loci loci.txt" if out else ""),
     )
 
 
@@ -222,10 +237,14 @@ def _looked_into(context: Context, inputs: Inputs, chosen: Sequence[Reads], alia
     from pyanamo_core.genomics.samples import check_reads, duplicates
 
     checked: list[Checked] = []
-    with ThreadPoolExecutor(CHECKS_AT_A_TIME) as pool, Bar(context, "check", unit="samples") as bar:
-        for one in pool.map(lambda one: check_reads(inputs, one), chosen):
-            checked.append(one)
-            bar.update(len(checked), len(chosen))
+    pool = ThreadPoolExecutor(CHECKS_AT_A_TIME)
+    try:
+        with Bar(context, "check", unit="samples") as bar:
+            for one in pool.map(lambda one: check_reads(inputs, one), chosen):
+                checked.append(one)
+                bar.update(len(checked), len(chosen))
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C nobody waits for thousands of checks
     for place, one in enumerate(checked):
         if one.sample in aliases and not one.reads.read_group_sample:
             new = aliases[one.sample]

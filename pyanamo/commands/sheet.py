@@ -24,6 +24,10 @@ from pyanamo_core.sheet import Sheet, find_delimiter, read_sheet, write_sheet
 ID_COLUMNS = ("itemID", "item", "sample", "id")
 """Columns of a table of items that may hold the itemID, the first that is there."""
 
+CALL = "HaplotypeCaller-1KG.sh {argument}"
+CALL_WITH_SEX = "HaplotypeCaller-1KG.sh --sex {sex} {argument}"
+"""TaskScripts for a table of `samples list`, where none is given: each names its reads, so that pilots list no bucket."""
+
 _COLUMN = re.compile(r"(?<!\$)\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _FILE_ENDINGS = (".txt", ".tsv", ".csv", ".json", ".list")
 
@@ -40,6 +44,10 @@ class ListMissing(BadInput):
 
 class ListInvalid(BadInput):
     """{name}: {reason}."""
+
+
+class ScriptMissing(BadInput):
+    """There is no --script, and {items} is no table of `pyanamo samples list`, whose samples are called by HaplotypeCaller-1KG.sh. Give --script."""
 
 
 class SheetThere(Refused):
@@ -60,6 +68,7 @@ class SheetTold:
 
 @command(
     example=(
+        "pyanamo sheet make --samples samples.tsv --loci loci.txt",
         "pyanamo sheet make --items samples.tsv --script 'HaplotypeCaller-1KG.sh {sample}' --args loci.txt",
         "pyanamo sheet make --items A,B,C --script 'count.sh' --args 3,5,8 --out sheet.txt",
     )
@@ -73,8 +82,13 @@ def make(
         ),
     ],
     script: Annotated[
-        str, typer.Option("--script", help="The TaskScript; {column} stands for a column of a table of items.")
-    ],
+        str | None,
+        typer.Option(
+            "--script",
+            help="The TaskScript; {column} stands for a column of a table of items. Default, for a table of `samples"
+            " list`: HaplotypeCaller-1KG.sh with each sample's reads, index and sex.",
+        ),
+    ] = None,
     arguments: Annotated[
         str | None,
         typer.Option(
@@ -94,8 +108,9 @@ def make(
     if str(out) != "-" and out.exists() and not force:
         raise SheetThere(path=out)
     values = tuple(read_list(arguments)) if arguments else ()
-    task_id = task or task_of(script)
-    rows = ((item_id, task_id, filled(script, record), values) for item_id, record in read_items(items))
+    told = script or _call_of(items)
+    task_id = task or task_of(told)
+    rows = ((item_id, task_id, filled(told, record), values) for item_id, record in read_items(items))
     sign = sign_of(delimiter) or "|"
     nested = sign_of(nested_delimiter) or ","
     if str(out) == "-":
@@ -104,8 +119,8 @@ def make(
             with written.path.open(encoding="utf-8") as file:
                 shutil.copyfileobj(file, sys.stdout)
         return Told()
-    told = _told(write_sheet(out, rows, delimiter=sign, nested_delimiter=nested))
-    return Told(told, view=_view, quiet=[str(out)], next=f"pyanamo sheet import {out}")
+    written = _told(write_sheet(out, rows, delimiter=sign, nested_delimiter=nested))
+    return Told(written, view=_view, quiet=[str(out)], next=f"pyanamo sheet import {out}")
 
 
 @command(example=("pyanamo sheet check sheet.txt", "pyanamo sheet check sheet.csv --nested-delimiter ';'"))
@@ -174,6 +189,17 @@ def import_view(report: Any) -> str:
     if any("another TaskScript" in one.reason for one in report.shown_conflicts):
         lines.append("  Give --update to edit items that nobody works on.")
     return "\n".join(lines)
+
+
+def _call_of(items: str) -> str:
+    """The TaskScript that calls the samples of a table; with their sex where the table tells one."""
+    columns, sexes = set[str](), False
+    for _, record in read_items(items):
+        columns.update(record)
+        sexes = sexes or record.get("sex", "") in {"male", "female"}
+    if "argument" not in columns:
+        raise ScriptMissing(items=items)
+    return CALL_WITH_SEX if sexes else CALL
 
 
 def _told(sheet: Sheet) -> SheetTold:
