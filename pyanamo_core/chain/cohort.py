@@ -198,14 +198,15 @@ class Plans:
         return plans.gathered_of(ledger, self._clients, items=chosen)
 
     def _dictionary(self) -> Dictionary:
-        """The reference's .dict; where its bucket has none, that of the reference as this machine stages it."""
+        """The reference's .dict; where none lies beside it, that of the reference as this machine stages it."""
+        from pyanamo_core.errors import DictInvalid
         from pyanamo_core.genomics import plans
         from pyanamo_core.genomics.intervals import read_dictionary
 
         uri = self._joint.references[0].uri
         try:
             return plans.reference_dictionary(self._clients, uri)
-        except FileNotFoundError:
+        except (FileNotFoundError, DictInvalid):  # in a bucket, in a folder
             from pyanamo_core.staging import stage
 
             return read_dictionary(stage(self._joint, self._clients).references["ref"])
