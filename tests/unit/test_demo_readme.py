@@ -1,4 +1,4 @@
-"""What README tells to type exists: commands, options, files."""
+"""What README and docs/cohort.md tell to type exists: commands, options, files."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from pyanamo.main import app
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
+COHORT = (ROOT / "docs" / "cohort.md").read_text()
 
 
-def typed() -> list[str]:
-    """Every `pyanamo …` of README's blocks and inline code, without comments."""
-    blocks = re.findall(r"```\n(.*?)```", README, re.S)
+def typed(page: str = README) -> list[str]:
+    """Every `pyanamo …` of a page's blocks and inline code, without comments."""
+    blocks = re.findall(r"```\n(.*?)```", page, re.S)
     lines = [line for block in blocks for line in block.splitlines()]
-    lines += re.findall(r"`(pyanamo [^`\n]+)`", README)
+    lines += re.findall(r"`(pyanamo [^`\n]+)`", page)
     found: list[str] = []
     for line in lines:
         for part in re.split(r"&&|;|\$\(", line.strip().removeprefix("$ ").partition("  #")[0]):
@@ -34,8 +35,8 @@ def test_readme_shows_the_commands_of_a_first_run():
         assert f"pyanamo {word}" in f"{told} {README}"
 
 
-@pytest.mark.parametrize("line", typed())
-def test_what_readme_types_exists(line: str):
+@pytest.mark.parametrize("line", sorted({*typed(), *typed(COHORT)}))
+def test_what_the_pages_type_exists(line: str):
     command = typer.main.get_command(app)
     words = shlex.split(line.replace("…", "").replace("[", "").replace("]", ""))[1:]
     while words and hasattr(command, "commands") and words[0] in command.commands:
@@ -49,3 +50,14 @@ def test_links_of_readme_lead_somewhere():
     links = re.findall(r"\]\(([^)#:]+)\)", README)
     assert "docs/pictures/items.svg" in links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_links_of_the_page_on_cohorts_lead_somewhere():
+    links = re.findall(r"\]\(([^)#:]+)\)", COHORT)
+    assert "calling.md" in links
+    assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
+
+
+def test_a_folder_of_bams_takes_eight_commands():
+    first = re.findall(r"```\n(.*?)```", COHORT, re.S)[0]
+    assert len(re.sub(r"<<EOF\n.*?\nEOF\n", "\n", first, flags=re.S).splitlines()) == 8
