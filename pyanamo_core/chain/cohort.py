@@ -16,7 +16,7 @@ from pyanamo_core.errors import BadInput
 from pyanamo_core.model import NestStatus, State
 from pyanamo_core.protocols import Ledger
 from pyanamo_core.sheet import Sheet, SheetRow
-from pyanamo_core.workflow import CohortSection, StepTable, Workflow
+from pyanamo_core.workflow import CohortSection, Reference, StepTable, Workflow
 
 if TYPE_CHECKING:
     from pyanamo_core.genomics.intervals import Dictionary
@@ -84,7 +84,10 @@ def tables_of(table: str) -> dict[str, str]:
 
 def gather_workflow(workflow: Workflow) -> Workflow:
     """The workflow of `<table>-gather`: an item per sample, as many at a time as the container has processors and memory."""
-    return _derived(workflow, workflow.cohort.gather, "gather", GATHER_MB, references=())
+    # Only ReblockGVCF, a program of GATK, needs the reference.
+    own = workflow.cohort.gather
+    references, least_mb = (_reference(workflow), JOINT_MB) if own.reblock else ((), GATHER_MB)
+    return _derived(workflow, own, "gather", least_mb, references=references)
 
 
 def joint_workflow(workflow: Workflow) -> Workflow:
@@ -93,10 +96,14 @@ def joint_workflow(workflow: Workflow) -> Workflow:
     Raises:
         ReferenceUnnamed: there is no reference `ref`.
     """
+    return _derived(workflow, workflow.cohort.joint, "joint", JOINT_MB, references=_reference(workflow))
+
+
+def _reference(workflow: Workflow) -> tuple[Reference, ...]:
     references = tuple(one for one in workflow.references if one.name == "ref")
     if not references:
         raise ReferenceUnnamed(table=workflow.table_name)
-    return _derived(workflow, workflow.cohort.joint, "joint", JOINT_MB, references=references)
+    return references
 
 
 def _derived(workflow: Workflow, own: StepTable, step: str, least_mb: int, **told: Any) -> Workflow:
@@ -117,6 +124,8 @@ def _derived(workflow: Workflow, own: StepTable, step: str, least_mb: int, **tol
         "scripts": "",
         "scripts_sha256": "",
         "verify": VERIFY,
+        # That of HaplotypeCaller: a change of it makes other loci, which are other plans.
+        "caller_version": "",
         "parameters": own.parameters,
         "cohort": CohortSection(),
         **told,
