@@ -25,12 +25,20 @@ if TYPE_CHECKING:
 
 FIGURES = ("variants", "snv", "indel", "titv", "tstv", "mean_depth", "callable_fraction")
 SHORT = {"mean_depth": "depth", "callable_fraction": "callable"}
-SUFFIXES = {".tsv": "tsv", ".txt": "tsv", ".csv": "csv", ".json": "json", ".html": "html", ".htm": "html"}
+SUFFIXES = {
+    ".tsv": "tsv",
+    ".txt": "tsv",
+    ".csv": "csv",
+    ".json": "json",
+    ".html": "html",
+    ".htm": "html",
+    ".parquet": "parquet",
+}
 CHUNK_BYTES = 2**20
 
 
 class FormatUnknown(BadInput):
-    """The name {name} does not say which format is meant. End it in .tsv, .csv, .json or .html, or give --format."""
+    """The name {name} does not say which format is meant. End it in .tsv, .csv, .json, .html or .parquet, or give --format."""
 
 
 class NothingRecorded(NotFound):
@@ -116,22 +124,30 @@ def get(
     example=(
         "pyanamo results export results.tsv",
         "pyanamo results export report.html",
+        "pyanamo results export outputs.parquet",
         "pyanamo results export - --format json",
     )
 )
 def export(
     context: Context,
     file: Annotated[
-        str, typer.Argument(metavar="FILE", help="Ends in .tsv, .csv, .json or .html; - is standard output.")
+        str, typer.Argument(metavar="FILE", help="Ends in .tsv, .csv, .json, .html or .parquet; - is standard output.")
     ],
-    form: Annotated[str | None, typer.Option("--format", help="tsv, csv, json or html; default: by the name.")] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", help="tsv, csv, json, html or parquet; default: by the name.")
+    ] = None,
     state: Annotated[State | None, typer.Option("--state", help="Only items in this state.")] = None,
     run: Annotated[
         str | None, typer.Option("--run", help="HTML: the run whose timeline is drawn; default: the newest.")
     ] = None,
 ) -> Told:
-    """Write all results to a file: TSV, CSV or JSON, or the HTML report."""
+    """Write all results to a file: TSV, CSV or JSON with a row for each nest, the HTML report, or Parquet.
+
+    Parquet has a row for each output of a done nest: sample, item, nest, locus, attempt, revision, uri, size, sha256.
+    """
     chosen = _format(file, form)
+    if chosen == "parquet":
+        return _export_parquet(context, file, state)
     if chosen == "html":
         return _export_html(context, file, run)
     from pyanamo_core.report import export as write
@@ -143,6 +159,15 @@ def export(
     return Told(
         {"file": file, "format": chosen, "nests": count}, quiet=[file], next="pyanamo results export report.html"
     )
+
+
+def _export_parquet(context: Context, file: str, state: State | None) -> Told:
+    from pyanamo_core.report.parquet import write_parquet
+
+    if file == "-":
+        raise FormatUnknown("Parquet cannot be written to standard output: name a file.")
+    count = write_parquet(read_results(context, None, state), Path(file))
+    return Told({"file": file, "format": "parquet", "outputs": count}, quiet=[file], next="pyanamo results verify")
 
 
 def _export_html(context: Context, file: str, run: str | None) -> Told:
@@ -171,7 +196,7 @@ def read_results(context: Context, names: list[str] | None, state: State | None)
 
 def _format(file: str, form: str | None) -> str:
     chosen = form or SUFFIXES.get(Path(file).suffix.lower(), "")
-    if chosen not in {"tsv", "csv", "json", "html"}:
+    if chosen not in {"tsv", "csv", "json", "html", "parquet"}:
         raise FormatUnknown(name=form or file)
     return chosen
 

@@ -212,7 +212,8 @@ class _Stays(Exception):
 def differs(clients: Clients, output: Output) -> str:
     """What is wrong with an object, in words; empty: it is as recorded.
 
-    The SHA-256 that S3 stores is believed; where S3 has none of the whole object (a multipart upload), it is read.
+    The SHA-256 that S3 stores is believed where it agrees; else (after a multipart upload it is one of parts) the object is
+    read.
     """
     head = _head(clients, output.uri, ChecksumMode="ENABLED")
     if head is None:
@@ -220,8 +221,8 @@ def differs(clients: Clients, output: Output) -> str:
     if int(head["ContentLength"]) != output.bytes:
         return f"has {head['ContentLength']} bytes, not {output.bytes}"
     kept = str(head.get("ChecksumSHA256") or "")
-    if kept and "-" not in kept:
-        return "" if base64.b64decode(kept).hex() == output.sha256 else "has another SHA-256"
+    if kept and "-" not in kept and base64.b64decode(kept).hex() == output.sha256:
+        return ""
     bucket, _, key = output.uri.removeprefix("s3://").partition("/")
     digest = hashlib.sha256()
     with explained("s3", f"reading {output.uri}"):
