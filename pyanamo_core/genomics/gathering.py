@@ -39,6 +39,12 @@ class Piece:
         return str(self.manifest["value"])
 
     @property
+    def left_out(self) -> list[str]:
+        """Loci that the sample does not have (ploidy 0): all, where there is no gVCF, or some of a list."""
+        absent: list[str] = list(self.manifest.get("absent", ()))
+        return absent if self.uri else [str(x) for x in self.loci]
+
+    @property
     def _file(self) -> Mapping[str, Any]:
         name = self.uri.rpartition("/")[2]
         files: list[Mapping[str, Any]] = self.manifest["files"]

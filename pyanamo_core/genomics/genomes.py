@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,13 +114,23 @@ class Ploidy:
     @property
     def present(self) -> list[Locus]:
         """The locus without the stretches whose ploidy is 0."""
-        found: list[Locus] = []
-        for x, value in self.pieces:
-            if value and found and found[-1].end + 1 == x.start:
-                found[-1] = Locus(x.contig, found[-1].start, x.end)
-            elif value:
-                found.append(x)
-        return found
+        return _joined(x for x, value in self.pieces if value)
+
+    @property
+    def absent(self) -> list[Locus]:
+        """The stretches whose ploidy is 0."""
+        return _joined(x for x, value in self.pieces if not value)
+
+
+def _joined(pieces: Iterable[Locus]) -> list[Locus]:
+    """Neighbours that touch as one."""
+    found: list[Locus] = []
+    for x in pieces:
+        if found and found[-1].end + 1 == x.start:
+            found[-1] = Locus(x.contig, found[-1].start, x.end)
+        else:
+            found.append(x)
+    return found
 
 
 def normal_sex(text: str) -> str:

@@ -30,6 +30,8 @@ class Group:
     stem: str
     value: str
     loci: list[Locus]
+    absent: tuple[Locus, ...] = ()
+    """What of them the sample does not have (ploidy 0), where it has the rest."""
 
 
 @dataclass

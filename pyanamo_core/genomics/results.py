@@ -67,7 +67,7 @@ def _manifest(job: Job, made: Made, group: Group, found: Inspection | None, stor
     from importlib.metadata import version
 
     environ = job.environ
-    contigs = list(dict.fromkeys(x.contig for x in group.loci))
+    contigs = list(dict.fromkeys(x.contig for x in (*group.loci, *group.absent)))
     return {
         "schema": MANIFEST_SCHEMA,
         "pyanamo": version("pyanamo"),
@@ -77,6 +77,7 @@ def _manifest(job: Job, made: Made, group: Group, found: Inspection | None, stor
         "value": group.value,
         "loci": [str(x) for x in group.loci],
         "left_out": found is None,
+        "absent": [str(x) for x in group.absent],
         "called": [str(x) for x in made.intervals],
         "left_deletions": {
             str(x.locus): asdict(x.left_deletion) for x in (found.loci if found else ()) if x.left_deletion is not None

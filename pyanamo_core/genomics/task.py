@@ -160,7 +160,15 @@ def extract(job: Job, work: Path) -> Extracted:
         found = {locus: job.ploidy(locus, sample) for locus in job.loci}
         ploidies = list(found.values())
         warnings += sorted({p.warning for p in ploidies if p.warning})
-        kept = [Group(g.stem, g.value, [part for x in g.loci for part in found[x].present]) for g in job.groups]
+        kept = [
+            Group(
+                g.stem,
+                g.value,
+                [part for x in g.loci for part in found[x].present],
+                tuple(part for x in g.loci for part in found[x].absent),
+            )
+            for g in job.groups
+        ]
         left_out = [whole for whole, rest in zip(job.groups, kept, strict=True) if not rest.loci]
         around = job.parameters.padding + job.parameters.slack
         wide = pad_and_merge([x for g in kept for x in g.loci], around, job.dictionary)

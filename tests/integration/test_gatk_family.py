@@ -150,6 +150,32 @@ def test_the_second_caller_keeps_to_the_same_ploidies(family: Family, tmp_path: 
     assert [x for x in found if copies(x[2]["SON"]) != expected_copies(x[0], x[1], "SON")] == []
 
 
+def test_a_list_of_ones_own_may_mix_what_a_sample_has_and_has_not(family: Family, tmp_path: Path) -> None:
+    # Given an interval list over an autosome and Y, called of both parents
+    (tmp_path / "targets").mkdir()
+    (tmp_path / "targets" / "mixed.bed").write_text("chr20\t2000\t9000\nchrY\t6002000\t6009000\n")
+    gathered: dict[str, Gathered] = {}
+    for sample in ("FATHER", "MOTHER"):
+        where = (family.cohort.reference, tmp_path / sample, tmp_path / f"w{sample}")
+        options, pipeline = ("--sex", SEXES[sample]), str(tmp_path)
+        value = "@targets/mixed.bed"
+        reads = family.cohort.reads[sample]
+        done = run_task(reads, value, *where, options=options, HC_CALLER="bcftools", PIPELINE=pipeline)
+        (tmp_path / f"gather-{sample}").mkdir()
+        nests = [done.recorded(value)]
+        gathered[sample] = gather(nests, str(tmp_path / "gathered"), tmp_path / f"gather-{sample}")
+    # Then what the mother lacks is told, so that both cover the same loci and can be called together
+    loci = ["chr20:2001-9000", "chrY:6002001-6009000"]
+    assert [one.manifest["loci"] for one in gathered.values()] == [loci, loci]
+    assert [one.manifest["left_out"] for one in gathered.values()] == [[], loci[1:]]
+    (tmp_path / "joint").mkdir()
+    called = joint([x.gvcf.uri for x in gathered.values()], family.cohort.reference, str(tmp_path), tmp_path / "joint")
+    found = list(genotypes(Path(called.vcf.uri)))
+    assert {c for c, _, _ in found} == {"chr20", "chrY"}
+    assert {copies(g["FATHER"]) for c, _, g in found if c == "chrY"} == {1}
+    assert {g["MOTHER"].strip("./") for c, _, g in found if c == "chrY"} == {""}
+
+
 def test_a_locus_across_the_border_is_called_with_both_ploidies(family: Family, tmp_path: Path) -> None:
     # Given a locus that a person made, across the border; when the son is called there
     value = f"chrX:{BORDER - 4999}-{BORDER + 5000}"
