@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import lzma
+import shutil
 import stat
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -12,6 +15,18 @@ from pyanamo_core.errors import SetUpError
 
 MAX_MEMBERS: Final = 20_000
 MAX_BYTES: Final = 2 * 2**30
+BROKEN: Final = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    UnicodeDecodeError,
+    FileNotFoundError,  # a hard link to what is not in it
+    FileExistsError,  # a file and a folder of one name
+    IsADirectoryError,
+    NotADirectoryError,
+)
 SUFFIXES: Final = (".tar.gz", ".tgz", ".tar", ".tar.bz2", ".tar.xz", ".zip")
 
 
@@ -32,7 +47,7 @@ def extract(archive: Path, folder: Path, uri: str) -> None:
             _extract_zip(archive, folder, uri)
         else:
             _extract_tar(archive, folder, uri)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, UnicodeDecodeError) as error:
+    except BROKEN as error:
         raise SetUpError(reason=f"{uri} cannot be unpacked: {error}") from error
 
 
@@ -71,7 +86,30 @@ def _extract_tar(archive: Path, folder: Path, uri: str) -> None:
                 raise SetUpError(reason=f"{uri} holds {member.name!r}, which is written through a link")
             if member.issym():
                 links.add(path)
-            tar.extract(member, folder, filter="data")
+            _write(tar, member, folder / path, folder)
+
+
+def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, top: Path) -> None:
+    """Write one member that was found safe: content, link, and whether it can be executed; nothing else of it.
+
+    By hand, because the filters of tarfile came with Python 3.11.4, and Debian 12 has an older one.
+    """
+    if member.isdir():
+        target.mkdir(parents=True, exist_ok=True)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    if member.issym():
+        target.symlink_to(member.linkname)
+    elif member.islnk():
+        target.hardlink_to(top / member.linkname)
+    else:
+        source = tar.extractfile(member)
+        if source is None:
+            raise tarfile.TarError(f"{member.name} has no content")
+        with source, target.open("wb") as out:
+            shutil.copyfileobj(source, out)
+        target.chmod(0o755 if member.mode & 0o111 else 0o644)
 
 
 def _check_link(uri: str, member: tarfile.TarInfo, path: PurePosixPath) -> None:

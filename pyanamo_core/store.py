@@ -88,6 +88,13 @@ class Store:
                 part.rename(place)
         return place
 
+    def partial(self, key: str) -> Path:
+        """A file for what `make` has of an entry so far, if that may outlive its process; it lies beside the entries.
+
+        Only `make` of this key may touch it: the entry's lock is held then.
+        """
+        return self.root / f"{key}.partial"
+
     @contextmanager
     def _lock(self, key: str) -> Generator[None]:
         give_up = self._clock.monotonic() + LOCK_SECONDS

@@ -20,8 +20,23 @@ class Scratch:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.path = root / f"{_PREFIX}{pilot_id}"
         self.path.mkdir(mode=0o700)
-        self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        # Another container of this host may sweep between the folder's making and its lock: then it is made again.
+        while (lock := self._locked()) is None:
+            self.path.mkdir(mode=0o700, exist_ok=True)
+        self._lock = lock
+
+    def _locked(self) -> int | None:
+        """The lock's descriptor; None if the folder was swept before it was locked."""
+        try:
+            lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            return None
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.fstat(lock).st_ino == (self.path / _LOCK).stat().st_ino:
+                return lock
+        os.close(lock)
+        return None
 
     def close(self) -> None:
         """Remove the folder and all that is in it."""

@@ -6,12 +6,15 @@ disk are this host's.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
+import http
 import http.client
 import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -28,10 +31,12 @@ from pyanamo_core.errors import (
     SetUpError,
     WrongRegion,
 )
+from pyanamo_core.staging.ranges import Partial
 from pyanamo_core.workflow import InputBucket
 
 WEB_SECONDS: Final = 30.0
 WEB_TRIES: Final = 3
+RANGE_TRIES: Final = 5
 _CHUNK: Final = 1 << 20
 _BUSY: Final = frozenset({408, 425, 429})
 _BUSY_CODES: Final = frozenset(
@@ -41,10 +46,14 @@ _BUSY_CODES: Final = frozenset(
 
 @dataclass(frozen=True)
 class Remote:
-    """A file elsewhere: its size in bytes (None: unknown) and what changes when its content does ("": unknown)."""
+    """A file elsewhere: its size in bytes (None: unknown) and what changes when its content does ("": unknown).
+
+    `etag` is what a request for a range can be tied to; "" where there is none, or ranges are not served.
+    """
 
     bytes: int | None
     version: str
+    etag: str = ""
 
 
 def is_remote(uri: str) -> bool:
@@ -79,12 +88,15 @@ class Fetcher:
                 if _code(error) in {"404", "NoSuchKey", "NotFound"}:
                     return None
                 raise self._fault(uri, error) from error
-            return Remote(int(head["ContentLength"]), f"{head.get('ETag', '')}{head.get('VersionId') or ''}")
+            etag = str(head.get("ETag", ""))
+            return Remote(int(head["ContentLength"]), f"{etag}{head.get('VersionId') or ''}", etag)
         try:
             with _open(urllib.request.Request(uri, method="HEAD")) as answer:  # noqa: S310 - http(s) only, see is_remote
                 size = answer.headers.get("Content-Length")
                 version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
-                return Remote(int(size) if size else None, version)
+                etag = str(answer.headers.get("ETag") or "")
+                served = answer.headers.get("Accept-Ranges") == "bytes" and not etag.startswith("W/")
+                return Remote(int(size) if size else None, version, etag if served else "")
         except urllib.error.HTTPError as error:
             if error.code in {404, 410}:
                 return None
@@ -94,8 +106,12 @@ class Fetcher:
         except Exception as error:
             raise _fault(uri, error) from error
 
-    def fetch(self, uri: str, target: Path, *, sha256: str = "") -> None:
+    def fetch(self, uri: str, target: Path, *, sha256: str = "", partial: Path | None = None) -> None:
         """Copy a remote file to `target` and verify it.
+
+        Args:
+            partial: a file on the same disk in which what has arrived outlives this process, for the next one to go on.
+                It stays after a lost network or a kill, and after nothing else.
 
         Raises:
             SetUpError: missing, forbidden, or another checksum. HostFault: unreachable, or no room.
@@ -103,6 +119,9 @@ class Fetcher:
         known = self.look(uri)
         if known is None:
             raise SetUpError(reason=f"{uri} does not exist")
+        if partial is not None and known.bytes is not None and known.etag:
+            self._fetch_in_ranges(uri, known, Partial(partial, uri, known.version, known.bytes), target, sha256)
+            return
         free = shutil.disk_usage(target.parent).free
         if known.bytes is not None and known.bytes > free:
             raise HostFault(reason=f"{uri} has {known.bytes} bytes, {target.parent} has room for {free}")
@@ -119,6 +138,66 @@ class Fetcher:
         if known.bytes is not None and target.stat().st_size != known.bytes:
             raise HostFault(reason=f"{uri} arrived with {target.stat().st_size} of {known.bytes} bytes")
         verify(target, sha256, uri)
+
+    def _fetch_in_ranges(self, uri: str, known: Remote, partial: Partial, target: Path, sha256: str) -> None:
+        try:
+            free = shutil.disk_usage(partial.path.parent).free
+            if partial.size - partial.bytes_done > free:
+                here = partial.bytes_done
+                partial.drop()
+                raise HostFault(
+                    reason=f"{uri} has {partial.size} bytes, {here} of them were here; {target.parent} has room for {free}"
+                )
+            partial.fetch(lambda first, last: self._range(uri, known, first, last))
+            verify(partial.path, sha256, uri)
+            partial.move_to(target)
+        except SetUpError:
+            partial.drop()
+            raise
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                partial.drop()  # the room is needed
+            raise
+
+    def _range(self, uri: str, known: Remote, first: int, last: int) -> Iterator[bytes]:
+        """The bytes of a range; a connection that breaks is taken up again from the byte that is missing.
+
+        Raises:
+            SetUpError, HostFault: as `fetch`; also HostFault if the object is no longer the one that was looked at.
+        """
+        broken = 0
+        while first <= last:
+            try:
+                for piece in self._answer(uri, known.etag, first, last):
+                    yield piece
+                    first, broken = first + len(piece), 0
+                if first <= last:
+                    raise EOFError(f"the answer ended before byte {last}")
+            except PyAnamoError:
+                raise
+            except Exception as error:
+                if _code(error) in {"412", "PreconditionFailed"} or getattr(error, "code", None) == 412:
+                    raise HostFault(reason=f"{uri} was changed while it was fetched") from error
+                if _code(error) or isinstance(error, urllib.error.HTTPError):
+                    raise self._fault(uri, error) from error
+                broken += 1
+                if broken == RANGE_TRIES:
+                    raise HostFault(reason=f"{uri}: {error}") from error
+
+    def _answer(self, uri: str, etag: str, first: int, last: int) -> Iterator[bytes]:
+        span = f"bytes={first}-{last}"
+        if uri.startswith("s3://"):
+            client, bucket, key, more = self._s3(uri)
+            body = client.get_object(Bucket=bucket, Key=key, Range=span, IfMatch=etag, **more)["Body"]
+            with contextlib.closing(body):
+                yield from body.iter_chunks(_CHUNK)
+            return
+        headers = {"Range": span, "If-Match": etag}
+        with _open(urllib.request.Request(uri, headers=headers)) as answer:  # noqa: S310 - http(s) only, see is_remote
+            if answer.status != http.HTTPStatus.PARTIAL_CONTENT:
+                raise HostFault(reason=f"{uri}: the server gave the whole file where a range was asked for")
+            while piece := answer.read(_CHUNK):
+                yield piece
 
     def listing(self, uri: str) -> list[tuple[str, str]]:
         """Objects below an S3 prefix: (key, ETag), ordered.

@@ -82,8 +82,10 @@ def _remote(reference: Reference, store: Store, fetcher: Fetcher) -> Path:
             raise SetUpError(reason=f"reference {reference.name}: {uri} does not exist")
         version = f"{known.version} {known.bytes}"
 
+    key = key_of("reference", uri, version)
+
     def make(folder: Path) -> None:
-        fetcher.fetch(uri, folder / name, sha256=reference.sha256)
+        fetcher.fetch(uri, folder / name, sha256=reference.sha256, partial=store.partial(key))
         for beside in companions(name):
             if "?" not in uri:
                 address = uri[: -len(name)] + beside
@@ -91,7 +93,7 @@ def _remote(reference: Reference, store: Store, fetcher: Fetcher) -> Path:
                     fetcher.fetch(address, folder / beside)
         _index(folder / name)
 
-    return store.entry(key_of("reference", uri, version), make) / name
+    return store.entry(key, make) / name
 
 
 def _local(reference: Reference, store: Store) -> Path:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.server
 import io
 import json
 import os
+import random
+import shutil
+import subprocess
+import sys
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +25,7 @@ from pilot_support import make_workflow
 from pyanamo_core.aws import Clients
 from pyanamo_core.errors import HostFault, SetUpError
 from pyanamo_core.local import LocalCloud
-from pyanamo_core.staging import stage
+from pyanamo_core.staging import ranges, stage
 
 FASTA = b">one\nACGTACGT\n>two\nGGGG\n"
 
@@ -197,3 +203,100 @@ def test_a_reference_may_come_from_the_web(web: str, tmp_path: Path) -> None:
 def test_a_web_servers_answer_tells_whose_fault_it_is(web: str, tmp_path: Path, name: str, fault: type) -> None:
     with pytest.raises(fault, match=name):
         staged(None, tmp_path, references=reference(f"{web}/{name}"))
+
+
+# ------------------------------------------------------------------------------------------------ big files, in ranges
+
+MB = 2**20
+STAGE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[4])
+from pilot_support import make_workflow
+from pyanamo_core.aws import Clients
+from pyanamo_core.staging import ranges, stage
+ranges.RANGE_BYTES = 2**20
+ranges.READERS = 1
+stage(make_workflow(references=[{"name": "ref", "uri": sys.argv[1]}]), Clients(endpoint_url=sys.argv[2]), root=Path(sys.argv[3]))
+"""
+
+
+@pytest.fixture
+def big(cloud_clients: Clients, bucket: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A file that is no FASTA, of six ranges of 1 MB."""
+    monkeypatch.setattr(ranges, "RANGE_BYTES", MB)
+    cloud_clients.client("s3").put_object(Bucket=bucket, Key="big.bin", Body=random.Random(1).randbytes(6 * MB - 5))
+    return f"s3://{bucket}/big.bin"
+
+
+def left(root: Path) -> list[str]:
+    """What staging has left behind, but for its locks."""
+    return sorted(path.name for path in root.glob("*") if not path.name.endswith(".lock"))
+
+
+def test_a_reference_whose_fetching_was_killed_is_gone_on_with(
+    misbehaving_cloud: LocalCloud, cloud_clients: Clients, big: str, tmp_path: Path
+) -> None:
+    # Given a process that fetches it range by range, and is killed after two of them
+    misbehaving_cloud.delay("s3", "GetObject", 0.5, times=-1)
+    arguments = [big, misbehaving_cloud.endpoint, str(tmp_path), str(Path(__file__).parents[1])]
+    with subprocess.Popen(
+        [sys.executable, "-c", STAGE, *arguments], env=os.environ | misbehaving_cloud.environment()
+    ) as one:
+        give_up = time.monotonic() + 60
+        while not any(path.read_text().count("\n") > 2 for path in tmp_path.glob("*.notes")):
+            assert time.monotonic() < give_up
+            time.sleep(0.02)
+        one.kill()
+    arrived = next(tmp_path.glob("*.notes")).read_text().count("\n") - 1
+    assert 2 <= arrived < 6
+    misbehaving_cloud.behave()
+
+    # When the next one stages it
+    misbehaving_cloud.watch()
+    path = Path(staged(cloud_clients, tmp_path, references=reference(big)).references["ref"])
+
+    # Then only the rest was fetched, the file is whole, and nothing half is left
+    asked = [each["range"] for each in misbehaving_cloud.seen() if each["operation"] == "GetObject"]
+    assert len(asked) == 6 - arrived
+    assert path.read_bytes() == random.Random(1).randbytes(6 * MB - 5)
+    assert left(tmp_path) == [path.parent.name]
+
+
+def test_a_part_of_an_object_that_was_replaced_is_not_taken(
+    misbehaving_cloud: LocalCloud, cloud_clients: Clients, big: str, tmp_path: Path
+) -> None:
+    # Given an object that changes between the look at it and its bytes
+    misbehaving_cloud.answer("s3", "GetObject", "PreconditionFailed", status=412, message="another ETag", times=1)
+
+    with pytest.raises(HostFault, match="was changed while it was fetched"):
+        staged(cloud_clients, tmp_path, references=reference(big))
+
+    assert staged(cloud_clients, tmp_path, references=reference(big)).references["ref"]
+
+
+@pytest.mark.parametrize("when", ["before", "in the middle"])
+def test_a_host_without_room_fetches_nothing_and_keeps_nothing(
+    cloud_clients: Clients, big: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    # Given a disk with room for half of it
+    written = iter(range(1000))
+
+    def pwrite(handle: int, data: Any, place: int) -> int:
+        if next(written) >= 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return _pwrite(handle, data, place)
+
+    _pwrite = os.pwrite
+    with monkeypatch.context() as patch:
+        if when == "before":
+            usage = shutil.disk_usage(tmp_path)
+            patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=3 * MB))
+        else:
+            patch.setattr(os, "pwrite", pwrite)
+
+        with pytest.raises(HostFault, match=r"room for|No space left"):
+            staged(cloud_clients, tmp_path, references=reference(big))
+
+    # Then it is the host's fault, and what had arrived does not keep the room
+    assert left(tmp_path) == []
