@@ -159,7 +159,8 @@ def _gather_plan(
         "table": table,
         "item": item.item_id,
         "sample": sample,
-        "partial": partial,
+        # Only of one that lacks nests: for the others the plan, and so what is done with it, stays as it is.
+        "partial": partial and len(nests) < len(values),
         "reblock": reblock,
         "expected": list(values),
         "nests": [
@@ -258,13 +259,14 @@ def joint_rows(
     if not gathered:
         raise CohortRefused(reason="there is no gathered gVCF")
     checks, union = Strangers(dictionary, partial=partial), Union(dictionary)
-    longest = 0
+    longest, lacking = 0, False
     listed: list[dict[str, Any]] = []
     with tempfile.TemporaryFile("w+") as spool:
         for member in read_members(sorted(gathered, key=lambda one: one.sample), inputs):
             checks.refuse(member)
             loci_set = union.add(member.sample, member.loci)
             longest = max(longest, member.longest)
+            lacking = lacking or bool(member.manifest["partial"])
             listed.append({**_listed(member), "loci": loci_set})
             spool.write(json.dumps([[list(map(str, loci)), sha256] for loci, sha256 in member.files()]) + "\n")
         samples = tuple(str(one["sample"]) for one in listed)
@@ -275,7 +277,9 @@ def joint_rows(
         lead = lead_in(longest)
         contents = Contents(cut, lead)
         _add_contents(contents, samples, spool)
-    common = {"lead_in": lead, "samples": len(samples), "partial": partial, **checks.common()}
+    # Only where samples do lack loci: else every region would be called again because somebody allowed it.
+    lacking = lacking or len(union.sets) > 1
+    common = {"lead_in": lead, "samples": len(samples), "partial": partial and lacking, **checks.common()}
     loci_sets = {name: [str(x) for x in loci] for name, loci in union.sets.items()}
     members = {"schema": 1, "kind": "members", "members": listed, "loci_sets": loci_sets}
     return _written(cut, contents.digests(), members, common, place, clients, inputs, bases)

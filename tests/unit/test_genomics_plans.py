@@ -137,6 +137,16 @@ def test_an_item_with_open_nests_is_refused_before_anything_is_written_unless_pa
     assert (len(told["nests"]), len(told["expected"]), told["partial"]) == (3, 4, True)
 
 
+def test_allowing_partial_samples_changes_no_plan_while_all_are_whole(world: World) -> None:
+    where = world.gathered("A", "B")
+    assert world.rows(partial=True) == world.rows()
+    assert world.joint(where, partial=True).rows == world.joint(where).rows
+    # And of a cohort with one that lacks nests, the others' gathers stay
+    world.called("C", done=3)
+    before, after = world.rows(items=["A", "B"]), world.rows(partial=True)
+    assert {name: after[name] for name in before} == before
+
+
 def test_two_items_of_one_sample_are_refused(world: World) -> None:
     world.called("A", item="A2")
     with pytest.raises(SampleTwice, match="Items A and A2 are both of sample A"):
