@@ -59,7 +59,8 @@ class VcfWithoutFolder(BadInput):
         "pyanamo results qc",
         "pyanamo results qc --flagged --json",
         "pyanamo results qc --out qc.tsv --bound mean_depth=10..80",
-        "pyanamo results qc --multiqc qc/ --vcf cohort.vcf.gz && multiqc qc/ -o qc/",
+        "pyanamo results qc --multiqc qc/ && multiqc qc/ -o qc/",
+        "pyanamo results qc --multiqc qc/ --vcf filtered.vcf.gz",
     )
 )
 def qc(
@@ -81,7 +82,11 @@ def qc(
     ] = None,
     vcf: Annotated[
         list[str] | None,
-        typer.Option("--vcf", help="With --multiqc: bcftools stats of this genotyped VCF (path or s3://), too."),
+        typer.Option(
+            "--vcf",
+            help="With --multiqc: bcftools stats of this genotyped VCF (path or s3://; may be repeated)."
+            " Default: those that `cohort run` made.",
+        ),
     ] = None,
 ) -> Told:
     """Judge the samples by the figures of their nests: depth, callable bases, Ti/Tv, het/hom, X and Y against sex.
@@ -108,6 +113,8 @@ def qc(
         raise NothingCalled(table=context.ledger.table, of=f" of item {', '.join(items)}" if items else "")
     with tempfile.TemporaryDirectory(prefix="pyanamo-") as scratch:
         stats = [_stats(context, one, Path(scratch)) for one in vcf or ()]
+        if multiqc is not None and not vcf:
+            stats = _stats_of_the_chain(context, Path(scratch))
         if out:
             _write(out, form, samples)
         if multiqc is not None:
@@ -203,6 +210,29 @@ def _stats(context: Context, vcf: str, scratch: Path) -> Path:
         raise NoVcf(vcf=vcf) from None
     except CallerFailed as error:
         raise VcfUnreadable(vcf=vcf, reason=error.facts["reason"]) from error
+
+
+def _stats_of_the_chain(context: Context, scratch: Path) -> list[Path]:
+    """The statistics that the chain's last step recorded, checked, under the VCF's name; none if it has not come to that."""
+    from pyanamo.commands.results import fetch_output
+    from pyanamo_core.chain.cohort import COHORT_ITEM, tables_of
+    from pyanamo_core.genomics.stats import ENDING
+    from pyanamo_core.ledger import open_ledger
+    from pyanamo_core.report.results import results, s3_fetch
+
+    try:
+        ledger, _, _ = open_ledger(context.clients, tables_of(context.table_name)["concat"])
+        item = ledger.item(COHORT_ITEM)
+    except NotFound:
+        return []
+    found: list[Path] = []
+    for row in results(ledger, [item], fetch=s3_fetch(context.clients)):
+        for output in row.outputs if row.status == "done" else ():
+            name = output.uri.rpartition("/")[2]
+            if name.endswith(".stats.txt"):
+                target = scratch / f"{name.removesuffix('.stats.txt')}{ENDING}"
+                found.append(fetch_output(context, row, output, target).path)
+    return found
 
 
 def _view(rows: Sequence[SampleQc], total: int) -> Any:

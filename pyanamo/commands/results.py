@@ -114,7 +114,7 @@ def get(
         for output in one.outputs:
             if output.uri.endswith(suffix):
                 target = out / encoded(item) / f"{one.nest:05d}" / output.uri.rsplit("/", 1)[-1]
-                fetched.append(_fetch(context, one, output, target))
+                fetched.append(fetch_output(context, one, output, target))
     if not fetched:
         raise NothingRecorded(item_id=item, nest=f", nest {' '.join(nests)}" if nests else "")
     return Told(fetched, quiet=[str(one.path) for one in fetched], next="pyanamo gather --out gathered/")
@@ -218,7 +218,7 @@ def opened(file: str) -> Iterator[IO[str]]:
         part.unlink(missing_ok=True)
 
 
-def _fetch(context: Context, row: Result, output: Output, target: Path) -> Fetched:
+def fetch_output(context: Context, row: Result, output: Output, target: Path) -> Fetched:
     """Copy one output beside its place, compare it with what was recorded, and only then put it there."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")

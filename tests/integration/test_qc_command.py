@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from pyanamo_core.genomics.stats import summary
 from pyanamo_core.ledger import Ledger
 from pyanamo_core.ledger.table import create_table
-from pyanamo_core.model import Definition, Nest, NestStatus
+from pyanamo_core.model import Definition, Nest, NestStatus, Output
 from pyanamo_core.workflow import Buckets, Workflow
 
 BUCKET = "qc-results"
@@ -125,6 +126,28 @@ def test_multiqc_gets_its_files_and_the_statistics_of_vcfs_here_and_in_a_bucket(
     told = json.loads((tmp_path / "qc" / "pyanamo_samples_mqc.json").read_text())
     assert told["data"]["OTTO"]["flags"] == "sex"
     assert told["data"]["ANNA"]["flags"] == "none"
+
+
+def test_multiqc_gets_the_statistics_that_the_chain_has_made(pyanamo, table: str, cloud_clients, tmp_path: Path):
+    # Given the last table of a cohort, whose VCF has been concatenated and counted
+    body = b"# This file was produced by bcftools stats\nSN\t0\tnumber of records:\t3\n"
+    cloud_clients.client("s3").put_object(Bucket=BUCKET, Key="joint/joint.stats.txt", Body=body)
+    last = f"{table}-joint"
+    create_table(cloud_clients, last, deletion_protection=False, pitr=False)
+    ledger = Ledger(cloud_clients, last)
+    ledger.add_workflow(Workflow(name=last, queue="q", job_definition="d", buckets=Buckets(results=f"s3://{BUCKET}/x")))
+    ledger.import_item("cohort", "concat", Definition(script="s"))
+    claim = ledger.claim("cohort", "p1")
+    assert claim is not None
+    uri = f"s3://{BUCKET}/joint/joint.stats.txt"
+    output = Output(uri=uri, bytes=len(body), sha256=hashlib.sha256(body).hexdigest())
+    told = {"item_id": "cohort", "epoch": claim.epoch, "index": 0, "fence": claim.fence, "outputs": (output,)}
+    ledger.record_nest(claim, Nest(status=NestStatus.DONE, **told))
+    ledger.finish(claim, nests_done=1)
+    # When content for MultiQC is written
+    pyanamo("--multiqc", "qc")
+    # Then the statistics stand there under the VCF's name
+    assert (tmp_path / "qc" / "joint.bcftools_stats.txt").read_bytes() == body
 
 
 def test_a_vcf_that_is_none_is_named_and_nothing_is_written(pyanamo, tmp_path: Path):
