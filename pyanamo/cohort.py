@@ -7,13 +7,22 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyanamo_core.errors import Refused, Surroundings
+from pyanamo_core.errors import BadInput, Refused, Surroundings
 from pyanamo_core.genomics.plans import NotGathered
-from pyanamo_core.genomics.recorded import ItemNotDone, SampleTwice, recorded_nests, refuse_same_sample
+from pyanamo_core.genomics.recorded import (
+    ItemNotDone,
+    RecordedNest,
+    SampleTwice,
+    recorded_nests,
+    refuse_same_sample,
+    sample_of,
+)
 from pyanamo_core.model import NestStatus
 
 if TYPE_CHECKING:
+    from pyanamo_core.genomics.cohort import Gathered
     from pyanamo_core.genomics.load import Stored
+    from pyanamo_core.model import Item
     from pyanamo_core.protocols import Ledger
     from pyanamo_core.workflow import Workflow
 
@@ -23,17 +32,24 @@ __all__ = [
     "GatheredOutdated",
     "ItemNotDone",
     "NotGathered",
+    "ReferenceMissing",
     "SampleTwice",
     "bring",
     "gathered_gvcfs",
+    "kept_gather",
     "recorded_nests",
     "refuse_same_sample",
     "results_place",
+    "workflow_reference",
 ]
 
 
 class GatheredOutdated(Refused):
     """The gathered gVCF of {sample} is not of what the ledger holds now: {reason}. Gather it again: pyanamo gather {item_id}"""
+
+
+class ReferenceMissing(BadInput):
+    """The workflow names no reference `ref`. Give one with --reference FILE."""
 
 
 class CopyDiffers(Surroundings):
@@ -89,6 +105,50 @@ def _refuse_outdated(ledger: Ledger, inputs: Any, sample: str, uri: str) -> None
         new = sorted(now.keys() - used.keys())
         if new:
             raise GatheredOutdated(reason=f"nest {new[0]} of item {item_id} came since", **facts)
+
+
+def kept_gather(
+    inputs: Any, where: str, ledger: Ledger, item: Item, nests: Sequence[RecordedNest], clients: Any, *, reblocked: bool
+) -> Gathered | None:
+    """What was gathered from these very nests before, if it is still there whole."""
+    import json
+
+    from pyanamo_core.genomics.cohort import Gathered
+    from pyanamo_core.genomics.load import Stored
+
+    sample = sample_of(item, ledger.nests(item), clients)
+    uri = f"{where}/{sample}.manifest.json"
+    try:
+        data, _ = inputs.read_range(uri, 0, 1 << 27)
+        manifest = json.loads(data)
+        used = {(one["item"], one["nest"], one["attempt"]) for one in manifest["nests"]}
+        wanted = {(one.item, one.nest, one.attempt) for one in nests}
+        if used != wanted or bool(manifest.get("reblocked")) != reblocked:
+            return None
+        files = [
+            Stored(one["name"], f"{where}/{one['name']}", one["bytes"], one["sha256"]) for one in manifest["files"]
+        ]
+        for one in files:
+            if inputs.read_range(one.uri, 0, 1)[1] != one.bytes:
+                return None
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+    record = Stored(f"{sample}.manifest.json", uri, len(data), hashlib.sha256(data).hexdigest())
+    return Gathered(sample, files[0], manifest, (*files, record))
+
+
+def workflow_reference(workflow: Workflow, clients: Any) -> Path:
+    """The workflow's reference `ref` on this machine, with index and .dict, as pilots have it.
+
+    Raises:
+        ReferenceMissing: it names none.
+    """
+    from pyanamo_core.staging import stage
+
+    found = stage(workflow, clients).references.get("ref")
+    if not found:
+        raise ReferenceMissing
+    return Path(found)
 
 
 def bring(inputs: Any, stored: Iterable[Stored], folder: Path) -> list[Path]:

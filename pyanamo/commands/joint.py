@@ -11,12 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from pyanamo.context import Context, command
+from pyanamo.progress import Bar
 from pyanamo.render import Told, fields, size, span
 from pyanamo_core.errors import BadInput
-
-
-class ReferenceMissing(BadInput):
-    """The workflow names no reference `ref`. Give one with --reference FILE."""
 
 
 class VcfMisnamed(BadInput):
@@ -31,6 +28,10 @@ class JointTold:
     bytes: int
     samples: list[str]
     regions: int
+    called: int
+    """Regions called now."""
+    kept: int
+    """Regions that were called before, and near which nothing has changed."""
     variants: int
     seconds: float
     files: list[Path] = field(default_factory=list[Path])
@@ -40,6 +41,7 @@ class JointTold:
     example=(
         "pyanamo joint --out joint.vcf.gz",
         "pyanamo joint --sample DEMO0001 --sample DEMO0002 --locus demo1:1-50000",
+        "pyanamo joint --also s3://lab/results/2025/results/gvcf --out joint.vcf.gz",
     )
 )
 def joint(
@@ -57,43 +59,63 @@ def joint(
     gathered: Annotated[
         str | None, typer.Option("--from", help="Where gathered gVCFs lie; default: <results>/<table>/results/gvcf.")
     ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option("--also", metavar="PREFIX", help="Gathered gVCFs of an earlier table, too (may be repeated)."),
+    ] = None,
+    region_bases: Annotated[
+        int | None, typer.Option("--region-bases", min=1000, help="Bases called at a time; default: by the samples.")
+    ] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Also of samples that lack loci; recorded.")] = False,
     heap: Annotated[int, typer.Option("--heap", min=256, help="The JVM's heap, in MB.")] = 2048,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Copy it to this file, too (.vcf.gz).")] = None,
 ) -> Told:
-    """Call the cohort jointly: one VCF from gathered gVCFs (never from those of loci: genotypes at edges would be wrong)."""
-    from pyanamo.cohort import gathered_gvcfs, results_place
+    """Call the cohort jointly: one VCF from gathered gVCFs (never from those of loci: genotypes at edges would be wrong).
+
+    Region by region, each read by ranges through the gVCFs' indexes. Regions stay beside the result: interrupted, the
+    same command goes on with the next one, and later only those are called again near which a sample has changed. A new
+    sample changes all of them. Large cohorts run the regions as a table of their own: pyanamo cohort run.
+    """
+    from pyanamo.cohort import gathered_gvcfs, results_place, workflow_reference
     from pyanamo_core.genomics import joint as joint_call
     from pyanamo_core.genomics.inputs import Inputs
     from pyanamo_core.genomics.intervals import parse_locus, read_dictionary
+    from pyanamo_core.genomics.plans import gathered_below
 
     if out is not None and not out.name.endswith(".vcf.gz"):
         raise VcfMisnamed(path=out)
     began = time.monotonic()
     where = gathered or results_place(context.workflow, context.table_name, "gvcf")
     gvcfs = gathered_gvcfs(context.ledger, context.clients, where, sample or ())
-    fasta = reference or _staged_reference(context)
+    fasta = reference or workflow_reference(context.workflow, context.clients)
     dictionary = read_dictionary(fasta)
     regions = [parse_locus(one, dictionary) for one in locus or ()] or None
     inputs = Inputs(clients=context.clients)
-    with tempfile.TemporaryDirectory(prefix="pyanamo-joint-") as work:
+    gvcfs += [one.gvcf for place in also or () for one in gathered_below(inputs, place.rstrip("/"))]
+    target = results_place(context.workflow, context.table_name, "joint")
+    with Bar(context, "joint", unit="regions") as bar, tempfile.TemporaryDirectory(prefix="pyanamo-joint-") as work:
         called = joint_call.joint(
             gvcfs,
             fasta,
-            results_place(context.workflow, context.table_name, "joint"),
+            target,
             Path(work),
             name=name,
             regions=regions,
+            region_bases=region_bases,
             partial=partial,
             heap_mb=heap,
             inputs=inputs,
             clients=context.clients,
+            keep=f"{target}/.{name}",
+            told=bar.update,
         )
     told = JointTold(
         vcf=called.vcf.uri,
         bytes=called.vcf.bytes,
         samples=list(called.manifest["samples"]),
-        regions=len(called.manifest["regions"]),
+        regions=len(called.manifest["parts"]),
+        called=called.called,
+        kept=called.kept,
         variants=int(called.manifest["variants"]),
         seconds=round(time.monotonic() - began, 1),
         files=_copied(inputs, called.outputs, out) if out else [],
@@ -104,16 +126,6 @@ def joint(
         quiet=[str(told.files[0]) if told.files else told.vcf],
         next="pyanamo results export report.html",
     )
-
-
-def _staged_reference(context: Context) -> Path:
-    """The workflow's reference on this machine, with index and .dict, as pilots have it."""
-    from pyanamo_core.staging import stage
-
-    found = stage(context.workflow, context.clients).references.get("ref")
-    if not found:
-        raise ReferenceMissing
-    return Path(found)
 
 
 def _copied(inputs: Any, stored: Any, out: Path) -> list[Path]:
@@ -137,6 +149,7 @@ def _view(told: JointTold) -> Any:
             "joint VCF": told.files[0] if told.files else told.vcf,
             "samples": f"{len(told.samples):,}",
             "variants": f"{told.variants:,} sites in {told.regions:,} regions",
+            **({"kept": f"{told.kept:,} regions did not change since they were called"} if told.kept else {}),
             "size": size(told.bytes),
             "took": span(told.seconds),
         }

@@ -73,7 +73,10 @@ class Assembled:
 class Sink(Protocol):
     """Where blocks go."""
 
-    def resume(self) -> Progress | None: ...
+    def begin(self, *, anew: bool) -> Progress | None:
+        """Get ready; what an earlier attempt stored, unless all is to begin anew."""
+        ...
+
     def write(self, data: bytes) -> None: ...
 
     @property
@@ -85,14 +88,17 @@ class Sink(Protocol):
         ...
 
 
-def assemble(source: Source, sink: Sink) -> Assembled:
+def assemble(source: Source, sink: Sink, *, anew: bool = False) -> Assembled:
     """Stream a source into a sink, from where an earlier attempt left off.
+
+    Args:
+        anew: never go on with an earlier attempt: the source may have changed since.
 
     Raises:
         OutputRefused: the target takes nothing, or what arrived is not what was sent.
         what the source raises.
     """
-    came = sink.resume()
+    came = sink.begin(anew=anew)
     first, skip = (came.unit, came.position) if came else (0, 0)
     if came:
         source.restore(came.snapshot)
@@ -137,12 +143,12 @@ class FileSink:
         self._digest = hashlib.sha256()
         self._reused = 0
 
-    def resume(self) -> Progress | None:
+    def begin(self, *, anew: bool) -> Progress | None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         came: Progress | None = None
         with contextlib.suppress(OSError, ValueError, TypeError):
-            came = Progress(**json.loads(self._record.read_text()))
-            if self._part.stat().st_size < came.bytes:
+            came = None if anew else Progress(**json.loads(self._record.read_text()))
+            if came and self._part.stat().st_size < came.bytes:
                 came = None
         self._file = self._part.open("r+b" if came else "wb")
         if came:
@@ -207,8 +213,10 @@ class S3Sink:
 
     # ------------------------------------------------------------------------------------------------ going on
 
-    def resume(self) -> Progress | None:
+    def begin(self, *, anew: bool) -> Progress | None:
         """What an earlier attempt stored, if all of it is still there."""
+        if anew:
+            return None
         from pyanamo_core.aws import code_of, is_aws_error
 
         bucket, key = split_uri(f"{self._state}/progress.json")

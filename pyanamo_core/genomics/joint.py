@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,10 @@ class JointCalled:
     vcf: Stored
     manifest: Mapping[str, Any]
     outputs: tuple[Stored, ...]
+    called: int = 1
+    """Regions that were called now."""
+    kept: int = 0
+    """Regions that had been called before, and have not changed."""
 
 
 def joint(
@@ -55,6 +59,8 @@ def joint(
     inputs: Inputs | None = None,
     clients: Any = None,
     combine_up_to: int = COMBINE_UP_TO,
+    keep: str = "",
+    told: Callable[[int, int, str], None] | None = None,
 ) -> JointCalled:
     """All regions one after the other in this process: <target>/<name>.vcf.gz with .tbi, .stats.txt and .manifest.json (last).
 
@@ -62,6 +68,9 @@ def joint(
         gvcfs: addresses or paths of gathered gVCFs, their .tbi and .manifest.json beside them.
         regions: where to call; default: all that the gathered files cover.
         partial: accept gathered files that lack loci.
+        keep: where plans and regions stay, so that a later call goes on with those that have not changed; default:
+            `work`, which nobody keeps.
+        told: called with the regions done, all regions, and the name of the one that was done.
 
     Raises:
         CohortRefused: not gathered, two of one sample, other parameters, caller or reference, partial.
@@ -73,21 +82,38 @@ def joint(
     found = zip(read_members(named, inputs), named, strict=True)
     gathered = [GatheredGvcf(member.sample, one.manifest) for member, one in found]
     options: dict[str, Any] = {"regions": regions, "region_bases": region_bases, "partial": partial}
-    plan = joint_rows(gathered, dictionary, str(work / "plans"), inputs=inputs, **options)
-    done: list[JointCalled] = []
+    place = (keep or str(work)).rstrip("/")
+    plan = joint_rows(gathered, dictionary, f"{place}/plans", inputs=inputs, clients=clients, **options)
+    done: list[Stored] = []
+    called_now = 0
     for row in plan.rows:
-        called = call_region(
-            row.definition.arguments[0],
-            str(work / "regions" / row.item_id),
-            work,
-            reference=reference,
-            inputs=inputs,
-            heap_mb=heap_mb,
-            combine_up_to=combine_up_to,
-        )
-        done.append(called)
-    told = concat_plan(plan.pointer, [one.vcf for one in done], inputs, name=name)
-    return concatenated(told, target, work, inputs=inputs, clients=clients)
+        uri = row.definition.arguments[0]
+        where = f"{place}/regions/{uri.rpartition('/')[2].removesuffix('.json')}"
+        kept = kept_region(where, row.item_id, uri, inputs)
+        if kept is None:
+            # Plans lie where clients write; in a folder of this machine they are read like any file.
+            options = {"reference": reference, "inputs": inputs, "heap_mb": heap_mb, "combine_up_to": combine_up_to}
+            kept = call_region(uri, where, work, clients=clients, **options).vcf
+            called_now += 1
+        done.append(kept)
+        if told is not None:
+            told(len(done), len(plan.rows), row.item_id)
+    listed = concat_plan(plan.pointer, done, inputs, name=name)
+    made = concatenated(listed, target, work, inputs=inputs, clients=clients)
+    return JointCalled(made.vcf, made.manifest, made.outputs, called_now, len(done) - called_now)
+
+
+def kept_region(where: str, item: str, plan: str, inputs: Inputs) -> Stored | None:
+    """The VCF of a region that was called by this very plan before, if it is there."""
+    try:
+        told, _ = read_json(inputs, f"{where}/{item}.manifest.json")
+        if told.get("kind") != "region" or told.get("plan") != plan:
+            return None
+        [vcf] = [one for one in told["files"] if one["name"] == f"{item}.vcf.gz"]
+        inputs.read_range(f"{where}/{item}.vcf.gz", 0, 1)
+    except (PlanInvalid, FileNotFoundError, ValueError):
+        return None
+    return Stored(vcf["name"], f"{where}/{item}.vcf.gz", int(vcf["bytes"]), str(vcf["sha256"]))
 
 
 def concatenated(

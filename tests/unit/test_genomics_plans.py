@@ -256,3 +256,40 @@ def test_the_recorded_nests_of_a_plan_are_those_of_the_ledger(world: World) -> N
     assert isinstance(nests[0], RecordedNest)
     assert [nest.value for nest in nests] == told["expected"]
     assert {uri.rpartition(".")[2] for nest in nests for uri in nest.outputs} == {"gz", "json"}
+
+
+def test_a_sample_that_lacks_loci_others_have_is_refused_unless_partial_or_only_what_all_have_is_called(
+    world: World,
+) -> None:
+    # Given B, which an earlier table called on the first half only
+    where = world.gathered("A")
+    work = world.folder / "half"
+    work.mkdir()
+    told = read_plan(Inputs(), world.rows()["B"].definition.arguments[0])
+    gather(nests_of_plan(told)[:2], where, work)
+    # Then it would have no genotypes in the other half, as if it had been looked at there
+    with pytest.raises(CohortRefused, match="sample B covers nothing of c:501-750, which others do"):
+        world.joint(where)
+    assert len(world.joint(where, partial=True).rows) == 4
+    assert len(world.joint(where, regions=[Locus("c", 1, 400)]).rows) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("caller_version", "4.5", "sample B has another caller version"),
+        ("parameters_hash", "zzz", "sample B has another parameters"),
+        ("reblocked", True, "sample B has another reblocked"),
+        ("reference", {"c": {"length": 999, "md5": ""}}, "sample B was called on another reference than ref.dict"),
+        ("sample", "A", "is a second gVCF of sample A; the first is"),
+        ("kind", "locus", "joint genotypes at its edges would be wrong"),
+        ("partial", True, "sample B lacks loci"),
+    ],
+)
+def test_strangers_are_not_planned_together(world: World, key: str, value: Any, message: str) -> None:
+    where = world.gathered("A", "B")
+    manifest = Path(where) / "B.manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), key: value, "missing": ["c:1-2"]}))
+    with pytest.raises(CohortRefused, match=message):
+        world.joint(where)
+    assert not (world.folder / "joint").exists()
