@@ -161,7 +161,8 @@ def call_region(
         samples = [str(one["sample"]) for one in listed]
         if plan["caller"] == "gatk":
             method = "CombineGVCFs" if len(slices) <= combine_up_to else "GenomicsDBImport"
-            commands = _gatk(samples, slices, reference, wide, loci, vcf, folder, heap_mb, method)
+            old = any(_old_mapping_quality(path) for one, path in zip(listed, slices, strict=True) if one["adopted"])
+            commands = _gatk(samples, slices, reference, wide, loci, vcf, folder, heap_mb, method, old=old)
         else:
             method = "bcftools"
             commands = _bcftools(slices, reference, loci, vcf, folder)
@@ -255,6 +256,8 @@ def _gatk(
     work: Path,
     heap_mb: int,
     method: str,
+    *,
+    old: bool,
 ) -> list[str]:
     """Combine (or import) with the lead-in, then genotype the regions."""
     around, narrow = _bed(work / "combined.bed", wide), _bed(work / "regions.bed", loci)
@@ -272,11 +275,18 @@ def _gatk(
         gather += ["--genomicsdb-shared-posixfs-optimizations", "true", "-R", str(reference)]
     genotype = ["-R", str(reference), "-V", source, "-L", str(narrow), "--variant-output-filtering", "STARTS_IN"]
     genotype += ["-O", str(vcf), *annotations]
+    if old:
+        genotype.append("--allow-old-rms-mapping-quality-annotation-data")
     short = sum(x.bases for x in loci) * len(slices) < 4 * SHORT_BASES
     commands = [(method, gather), ("GenotypeGVCFs", genotype)]
     for tool, arguments in commands:
         run_tool(tool, arguments, heap_mb=heap_mb, work=work, short=short)
     return [_shown(tool, arguments, work) for tool, arguments in commands]
+
+
+def _old_mapping_quality(path: Path) -> bool:
+    """Does a gVCF have RAW_MQ, as GATK wrote it before 4.1? MQ is then of less worth, and GATK wants to be told."""
+    return any(x.startswith(b"##INFO=<ID=RAW_MQ,") for x in Lines(RangedReader(Inputs(), str(path))).header)
 
 
 def _shown(tool: str, arguments: Sequence[str], work: Path) -> str:
