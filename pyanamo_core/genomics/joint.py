@@ -162,7 +162,19 @@ def call_region(
         if plan["caller"] == "gatk":
             method = "CombineGVCFs" if len(slices) <= combine_up_to else "GenomicsDBImport"
             old = any(_old_mapping_quality(path) for one, path in zip(listed, slices, strict=True) if one["adopted"])
-            commands = _gatk(samples, slices, reference, wide, loci, vcf, folder, heap_mb, method, old=old)
+            commands = _gatk(
+                samples,
+                slices,
+                reference,
+                wide,
+                loci,
+                vcf,
+                folder,
+                heap_mb,
+                method,
+                old=old,
+                reblocked=plan["reblocked"],
+            )
         else:
             method = "bcftools"
             commands = _bcftools(slices, reference, loci, vcf, folder)
@@ -258,14 +270,22 @@ def _gatk(
     method: str,
     *,
     old: bool,
+    reblocked: bool,
 ) -> list[str]:
-    """Combine (or import) with the lead-in, then genotype the regions."""
+    """Combine (or import) with the lead-in, then genotype the regions.
+
+    From a GenomicsDB a query gets no deletion that starts before it (measured: the SNP under one came out 0/0 and 1/1 for
+    0/* and 1/*), so there the lead-in is genotyped, too, and left out afterwards. A reblocked gVCF has no PL in its
+    reference blocks: its genotypes have to be carried over, else they are all ./.
+    """
     around, narrow = _bed(work / "combined.bed", wide), _bed(work / "regions.bed", loci)
     annotations = ["-G", "StandardAnnotation", "-G", "AS_StandardAnnotation"]
     if method == "CombineGVCFs":
         source = str(work / "combined.g.vcf.gz")
         gather = ["-R", str(reference), "-L", str(around), "-O", source, *annotations]
         gather += itertools.chain.from_iterable(("-V", str(path)) for path in slices)
+        if reblocked:
+            gather += ["--call-genotypes", "true"]
     else:
         names = work / "samples.tsv"
         names.write_text("".join(f"{sample}\t{path}\n" for sample, path in zip(samples, slices, strict=True)))
@@ -273,15 +293,34 @@ def _gatk(
         gather = ["--genomicsdb-workspace-path", str(work / "genomicsdb"), "--sample-name-map", str(names)]
         gather += ["-L", str(around), "--batch-size", str(BATCH), "--merge-input-intervals", "true"]
         gather += ["--genomicsdb-shared-posixfs-optimizations", "true", "-R", str(reference)]
-    genotype = ["-R", str(reference), "-V", source, "-L", str(narrow), "--variant-output-filtering", "STARTS_IN"]
-    genotype += ["-O", str(vcf), *annotations]
+    imported = method == "GenomicsDBImport"
+    made = work / "wide.vcf.gz" if imported else vcf
+    genotype = ["-R", str(reference), "-V", source, "-L", str(around if imported else narrow)]
+    genotype += ["--variant-output-filtering", "STARTS_IN", "-O", str(made), *annotations]
+    if imported and reblocked:
+        genotype += ["--call-genotypes", "true"]
     if old:
         genotype.append("--allow-old-rms-mapping-quality-annotation-data")
     short = sum(x.bases for x in loci) * len(slices) < 4 * SHORT_BASES
     commands = [(method, gather), ("GenotypeGVCFs", genotype)]
     for tool, arguments in commands:
         run_tool(tool, arguments, heap_mb=heap_mb, work=work, short=short)
+    if imported:
+        starting_in(made, narrow, vcf)
     return [_shown(tool, arguments, work) for tool, arguments in commands]
+
+
+def starting_in(source: Path, bed: Path, vcf: Path) -> None:
+    """Write the records of a VCF that start in the intervals, with an index."""
+    pysam: Any = require_pysam()
+    import pysam.bcftools as bcftools  # type: ignore[import-untyped]  # not part of pysam's own import
+
+    try:
+        options = ("--no-version", "-T", str(bed), "--targets-overlap", "0", "-Oz", "-o", str(vcf), str(source))
+        bcftools.view(*options, catch_stdout=False)
+    except pysam.SamtoolsError as error:
+        raise CallerFailed(caller="bcftools", code=1, permanent=False, reason=str(error)[:1000]) from error
+    pysam.tabix_index(str(vcf), preset="vcf", force=True)
 
 
 def _old_mapping_quality(path: Path) -> bool:
