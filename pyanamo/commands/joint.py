@@ -37,10 +37,19 @@ class JointTold:
     files: list[Path] = field(default_factory=list[Path])
 
 
+@dataclass(frozen=True)
+class JointPlanned:
+    """Regions that would be called now, and those that would stay."""
+
+    call: list[str]
+    keep: list[str]
+
+
 @command(
     example=(
         "pyanamo joint --out joint.vcf.gz",
         "pyanamo joint --sample DEMO0001 --sample DEMO0002 --locus demo1:1-50000",
+        "pyanamo joint --dry-run",
         "pyanamo joint --also s3://lab/results/2025/results/gvcf --out joint.vcf.gz",
     )
 )
@@ -67,6 +76,9 @@ def joint(
         int | None, typer.Option("--region-bases", min=1000, help="Bases called at a time; default: by the samples.")
     ] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Also of samples that lack loci; recorded.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say which regions would be called, and which stay as they are.")
+    ] = False,
     heap: Annotated[int, typer.Option("--heap", min=256, help="The JVM's heap, in MB.")] = 2048,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Copy it to this file, too (.vcf.gz).")] = None,
 ) -> Told:
@@ -93,6 +105,10 @@ def joint(
     inputs = Inputs(clients=context.clients)
     gvcfs += [one.gvcf for place in also or () for one in gathered_below(inputs, place.rstrip("/"))]
     target = results_place(context.workflow, context.table_name, "joint")
+    if dry_run:
+        options: dict[str, Any] = {"regions": regions, "region_bases": region_bases, "partial": partial}
+        calls, keeps = joint_call.planned(gvcfs, fasta, f"{target}/.{name}", inputs, **options)
+        return Told(JointPlanned(calls, keeps), view=_planned_view, quiet=calls)
     with Bar(context, "joint", unit="regions") as bar, tempfile.TemporaryDirectory(prefix="pyanamo-joint-") as work:
         called = joint_call.joint(
             gvcfs,
@@ -141,6 +157,16 @@ def _copied(inputs: Any, stored: Any, out: Path) -> list[Path]:
             )
             copied.append(path.replace(out.with_name(out.name.removesuffix(".vcf.gz") + ending)))
     return copied
+
+
+def _planned_view(told: JointPlanned) -> Any:
+    shown = ", ".join(told.call[:5]) + (" …" if len(told.call) > 5 else "")
+    return fields(
+        {
+            "would be called": f"{len(told.call):,} regions" + (f": {shown}" if told.call else ""),
+            "would be kept": f"{len(told.keep):,} regions, near which nothing has changed",
+        }
+    )
 
 
 def _view(told: JointTold) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from pyanamo_core.genomics.load import Stored, Target
 from pyanamo_core.genomics.members import SAME, GatheredGvcf, plain_locus, read_members
 from pyanamo_core.genomics.parameters import canonical_json
 from pyanamo_core.genomics.plan_files import PlanInvalid, read_json, read_plan
-from pyanamo_core.genomics.plans import joint_rows
+from pyanamo_core.genomics.plans import POINTER, joint_rows
 from pyanamo_core.genomics.slices import slice_all
 
 COMBINE_UP_TO = 100  # samples; above, GenomicsDBImport
@@ -78,9 +79,7 @@ def joint(
     """
     inputs = inputs or Inputs(clients=clients)
     dictionary = read_dictionary(reference)
-    named = [GatheredGvcf("", uri.removesuffix(".g.vcf.gz") + ".manifest.json") for uri in gvcfs]
-    found = zip(read_members(named, inputs), named, strict=True)
-    gathered = [GatheredGvcf(member.sample, one.manifest) for member, one in found]
+    gathered = _by_sample(gvcfs, inputs)
     options: dict[str, Any] = {"regions": regions, "region_bases": region_bases, "partial": partial}
     place = (keep or str(work)).rstrip("/")
     plan = joint_rows(gathered, dictionary, f"{place}/plans", inputs=inputs, clients=clients, **options)
@@ -88,7 +87,7 @@ def joint(
     called_now = 0
     for row in plan.rows:
         uri = row.definition.arguments[0]
-        where = f"{place}/regions/{uri.rpartition('/')[2].removesuffix('.json')}"
+        where = _region_place(place, uri)
         kept = kept_region(where, row.item_id, uri, inputs)
         if kept is None:
             # Plans lie where clients write; in a folder of this machine they are read like any file.
@@ -101,6 +100,48 @@ def joint(
     listed = concat_plan(plan.pointer, done, inputs, name=name)
     made = concatenated(listed, target, work, inputs=inputs, clients=clients)
     return JointCalled(made.vcf, made.manifest, made.outputs, called_now, len(done) - called_now)
+
+
+def planned(
+    gvcfs: Sequence[str], reference: Path, keep: str, inputs: Inputs, **options: Any
+) -> tuple[list[str], list[str]]:
+    """Regions that `joint` would call now, and those that it would keep; nothing is written.
+
+    Args:
+        options: as `joint` has them: regions, region_bases, partial.
+
+    Raises:
+        CohortRefused: as `joint` does.
+    """
+    place = keep.rstrip("/")
+    with tempfile.TemporaryDirectory(prefix="pyanamo-plan-") as folder:
+        gathered = _by_sample(gvcfs, inputs)
+        plan = joint_rows(gathered, read_dictionary(reference), folder, inputs=inputs, **options)
+        now, _ = read_json(Inputs(), plan.pointer)
+    try:
+        before, _ = read_json(inputs, f"{place}/plans/{POINTER}")
+    except PlanInvalid:
+        before = {}
+    alike = all(now[key] == before.get(key) for key in ("lead_in", "samples", "partial", "covered", *SAME))
+    uris = {str(one["item"]): str(one["plan"]) for one in before.get("regions", ())}
+    kept = [
+        row.item_id
+        for row in plan.rows
+        if alike
+        and now["contents"][row.item_id] == before["contents"].get(row.item_id)
+        and kept_region(_region_place(place, uris[row.item_id]), row.item_id, uris[row.item_id], inputs)
+    ]
+    return [row.item_id for row in plan.rows if row.item_id not in set(kept)], kept
+
+
+def _by_sample(gvcfs: Sequence[str], inputs: Inputs) -> list[GatheredGvcf]:
+    named = [GatheredGvcf("", uri.removesuffix(".g.vcf.gz") + ".manifest.json") for uri in gvcfs]
+    found = zip(read_members(named, inputs), named, strict=True)
+    return [GatheredGvcf(member.sample, one.manifest) for member, one in found]
+
+
+def _region_place(place: str, plan: str) -> str:
+    return f"{place}/regions/{plan.rpartition('/')[2].removesuffix('.json')}"
 
 
 def kept_region(where: str, item: str, plan: str, inputs: Inputs) -> Stored | None:
