@@ -77,23 +77,28 @@ def test_a_genome_is_recognised_with_and_without_chr_before_its_names(name: str,
 
 
 def test_two_hundred_thousand_targets_are_at_most_two_hundred_nests() -> None:
-    # Given an exome of 200,000 targets, and how many bases are called for it in all
+    # Given an exome of 200,000 targets
     targets = exome(200_000)
     assert len(targets) > 195_000
-    # When it is planned, as it is and into much smaller lists
+    # When it is planned
     planned = plan_targets(targets, HG.dictionary, borders=HG.borders)
-    smaller = plan_targets(targets, HG.dictionary, borders=HG.borders, target_bases=100_000)
-    # Then there are at most 200 lists, of about one size, and each target is in one of them, in order
-    for lists in (planned, smaller):
-        assert len(lists) <= 200
-        assert [x for one in lists for x in one.loci] == targets
+    # Then it is 87 lists of about one size, and each target is in one of them, in order
     assert len(planned) == 87
+    assert [x for one in planned for x in one.loci] == targets
     assert max(x.called for x in planned) < 5_100_000
-    assert sum(x.called for x in planned) == sum(x.called for x in smaller)
+    assert sum(x.called for x in planned) > 400_000_000
+
+
+def test_there_are_never_more_lists_than_asked_for_and_each_has_one_ploidy() -> None:
+    # Given targets, and a size that would make thousands of lists
+    targets = exome(5000)
+    planned = plan_targets(targets, HG.dictionary, borders=HG.borders, target_bases=2000)
+    assert 150 < len(planned) <= 200
+    assert [x for one in planned for x in one.loci] == targets
     # And each list has one ploidy in everybody
     for one in planned:
-        assert len({ploidy(x, "male", HG).single for x in one.loci}) == 1
-        assert len({ploidy(x, "female", HG).single for x in one.loci}) == 1
+        for sex in ("male", "female"):
+            assert len({ploidy(x, sex, HG).single for x in one.loci}) == 1
 
 
 @given(
