@@ -27,6 +27,7 @@ from pyanamo_core.genomics.loci_file import (
     write_planned,
 )
 from pyanamo_core.genomics.planning import plan_loci, plan_targets, planned_loci
+from pyanamo_core.genomics.regions import cut_regions
 from pyanamo_core.genomics.speed import NothingLearnt, Observation, Speed, TimeTooShort, learn
 
 HG = genome("GRCh38")
@@ -87,6 +88,8 @@ def test_two_hundred_thousand_targets_are_at_most_two_hundred_nests() -> None:
     assert [x for one in planned for x in one.loci] == targets
     assert max(x.called for x in planned) < 5_100_000
     assert sum(x.called for x in planned) > 400_000_000
+    # And the regions of its joint call hold them in order, too
+    assert [x for one in cut_regions(targets, 5_000_000) for x in one.loci] == targets
 
 
 def test_there_are_never_more_lists_than_asked_for_and_each_has_one_ploidy() -> None:
