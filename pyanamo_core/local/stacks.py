@@ -31,6 +31,10 @@ def before_delete(clients: Clients, asked: Mapping[str, str]) -> Made:
         return []
     told = formation.list_stack_resources(StackName=stack["StackId"])["StackResourceSummaries"]
     made: Made = [(str(each["ResourceType"]), str(each["PhysicalResourceId"])) for each in told]
+    # moto forgets an environment whose parameters changed; it is named after its stack like any other.
+    environments = clients.client("batch").describe_compute_environments()["computeEnvironments"]
+    named = [str(each["computeEnvironmentName"]) for each in environments]
+    made += [("AWS::Batch::ComputeEnvironment", name) for name in named if name.startswith(f"{stack['StackName']}-")]
     ec2: Any = clients.client("ec2")
     networks = [name for kind, name in made if kind == "AWS::EC2::VPC" and name]
     for kind, name in made:
