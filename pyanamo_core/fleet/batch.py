@@ -98,6 +98,9 @@ class Batch:
             "containerOverrides": overrides,
             "retryStrategy": RETRY,
         }
+        if table := environment.get("PYANAMO_TABLE"):
+            # By this tag a role is allowed to end its own jobs and no others (deployments/cloudformation.yaml).
+            asked["tags"] = {"pyanamo": table}
         if size > 1:
             asked["arrayProperties"] = {"size": size}
         try:

@@ -9,7 +9,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
 from pyanamo_core.aws import Clients
-from pyanamo_core.local.compute import ClientException, Queue, find_definition, part, read_compute, work_out
+from pyanamo_core.local.compute import (
+    ClientException,
+    Queue,
+    find_definition,
+    part,
+    read_compute,
+    read_secrets,
+    work_out,
+)
 from pyanamo_core.local.engine import Engine
 from pyanamo_core.local.jobs import Array, Job
 from pyanamo_core.local.retry import matches
@@ -112,7 +120,8 @@ class BatchApi:
         if not queue.enabled:
             raise ClientException(f"Cannot submit job to the job queue {queue.name}: it is DISABLED")
         definition = find_definition(self._clients(region), ask["jobDefinition"])
-        job = self._engine.submit(work_out(ask, definition, queue, region, self._shortest), size)
+        secrets = read_secrets(self._clients(region), definition)
+        job = self._engine.submit(work_out(ask, definition, queue, region, self._shortest, secrets), size)
         return {"jobArn": job.arn, "jobName": ask["jobName"], "jobId": job.job_id}
 
     def _describe(self, ask: dict[str, Any], region: str) -> dict[str, Any]:

@@ -6,18 +6,21 @@ those answers, from the shape of a request: nobody checks a signature here.
 
 from __future__ import annotations
 
+import io
+import json
 import re
 import threading
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
-from urllib.parse import parse_qs
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Literal, cast
+from urllib.parse import parse_qs, unquote
 
 from pyanamo_core.local.misbehave import Call, Plan
 
 KEPT: Final = 200_000
 """So many requests are remembered; older ones go."""
+SHORT: Final = 2048
 _SCOPE: Final = re.compile(r"(?P<key>[^/=]+)/\d{8}/(?P<region>[^/]+)/(?P<service>[^/,]+)/aws4_request")
 
 
@@ -31,6 +34,10 @@ class Request:
         region: of the signature.
         range: the Range header, e.g. `bytes=0-99`.
         if_match: the If-Match header.
+        key: the access key that signed it: who asks.
+        query: the query, without a signature's parts.
+        copies: what CopyObject or UploadPartCopy reads, `bucket/key`.
+        asked: of other services than S3 the body's short values, and which tables a batch or a transaction names.
     """
 
     service: str
@@ -42,6 +49,10 @@ class Request:
     region: str = ""
     range: str = ""
     if_match: str = ""
+    key: str = ""
+    query: str = ""
+    copies: str = ""
+    asked: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True)
@@ -116,7 +127,7 @@ class Porter:
 
 def look_at(call: Call, environ: Mapping[str, Any]) -> Request:
     """The shape of a request."""
-    asked = parse_qs(str(environ.get("QUERY_STRING", "")))
+    asked = parse_qs(str(environ.get("QUERY_STRING", "")), keep_blank_values=True)
     query = {name.lower(): values[0] for name, values in asked.items()}
     header = str(environ.get("HTTP_AUTHORIZATION", ""))
     credential = query.get("x-amz-credential", "")
@@ -132,4 +143,32 @@ def look_at(call: Call, environ: Mapping[str, Any]) -> Request:
         region=scope["region"] if scope else "",
         range=str(environ.get("HTTP_RANGE", "")),
         if_match=str(environ.get("HTTP_IF_MATCH", "")),
+        key=scope["key"] if scope else query.get("awsaccesskeyid", ""),
+        query="&".join(f"{name}={value}" for name, value in query.items() if not name.startswith("x-amz-")),
+        copies=unquote(str(environ.get("HTTP_X_AMZ_COPY_SOURCE", ""))).lstrip("/"),
+        asked={} if call.service == "s3" else _asked(environ),
     )
+
+
+def _asked(environ: Mapping[str, Any]) -> dict[str, Any]:
+    stream: io.BytesIO = environ["wsgi.input"]
+    stream.seek(0)
+    body = stream.read()
+    stream.seek(0)
+    if str(environ.get("CONTENT_TYPE", "")).startswith("application/x-www-form-urlencoded"):
+        form = parse_qs(body.decode("utf-8", "replace"))
+        return {name: values[0] for name, values in form.items() if len(values[0]) <= SHORT}
+    try:
+        told = json.loads(body or b"{}")
+    except ValueError:
+        return {}
+    if not isinstance(told, dict):
+        return {}
+    fields = cast("dict[str, Any]", told)
+    kept: dict[str, Any] = {n: v for n, v in fields.items() if isinstance(v, int | str) and len(str(v)) <= SHORT}
+    kept |= {name: fields[name] for name in ("tags", "jobs", "containerOverrides", "repositoryNames") if name in fields}
+    if items := fields.get("RequestItems"):
+        kept["RequestItems"] = sorted(items)
+    if moves := fields.get("TransactItems"):
+        kept["TransactItems"] = [[name, one["TableName"]] for move in moves for name, one in move.items()]
+    return kept

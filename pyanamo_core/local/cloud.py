@@ -200,7 +200,7 @@ class LocalCloud:
         self._ask("POST", "watch", {})
 
     def seen(self) -> list[dict[str, Any]]:
-        """Requests since `watch`: service, operation, path, signed, presigned, payer, region, range, if_match."""
+        """Requests since `watch`, the fields of `pyanamo_core.local.buckets.Request`."""
         return cast("list[dict[str, Any]]", self._ask("GET", "seen", {})["requests"])
 
     def _ask(self, method: str, path: str, told: dict[str, Any]) -> dict[str, Any]:

@@ -101,12 +101,20 @@ def find_definition(clients: Clients, asked: str) -> dict[str, Any]:
     return max(active, key=lambda each: int(each["revision"]))
 
 
-def work_out(ask: Mapping[str, Any], definition: Mapping[str, Any], queue: Queue, region: str, shortest: int) -> Plan:
+def work_out(
+    ask: Mapping[str, Any],
+    definition: Mapping[str, Any],
+    queue: Queue,
+    region: str,
+    shortest: int,
+    secrets: Mapping[str, str] | None = None,
+) -> Plan:
     """A submission's overrides over its definition.
 
     Args:
         ask: SubmitJob's body, already of the right shape.
         shortest: the shortest time-out allowed (seconds).
+        secrets: values of the definition's secrets, by the names of their variables.
 
     Raises:
         ClientException: as Batch would.
@@ -147,7 +155,30 @@ def work_out(ask: Mapping[str, Any], definition: Mapping[str, Any], queue: Queue
         parameters=parameters,
         tags=part(ask, "tags"),
         container=container,
+        secrets=secrets or {},
     )
+
+
+def read_secrets(clients: Clients, definition: Mapping[str, Any]) -> dict[str, str]:
+    """The values of a definition's `secrets`, from Secrets Manager, by the names of their variables.
+
+    AWS reads them with the execution role when a container starts; here it is done when a job is submitted.
+
+    Raises:
+        ClientException: there is no such secret.
+    """
+    from botocore.exceptions import ClientError
+
+    told: list[Mapping[str, str]] = part(definition, "containerProperties").get("secrets") or []
+    found: dict[str, str] = {}
+    for one in told:
+        try:
+            answer = clients.client("secretsmanager").get_secret_value(SecretId=one["valueFrom"])
+        except ClientError as error:
+            reason = f"ResourceInitializationError: unable to pull secrets: {one['valueFrom']}: {error}"
+            raise ClientException(reason) from error
+        found[one["name"]] = str(answer["SecretString"])
+    return found
 
 
 def _check_overrides(overrides: Mapping[str, Any]) -> None:
@@ -168,7 +199,8 @@ def _resources(told: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _pairs(told: Sequence[Mapping[str, str]] | None) -> dict[str, str]:
-    return {each["name"]: each.get("value", "") for each in told or ()}
+    # moto makes an empty list of an empty text that comes from a template.
+    return {each["name"]: each.get("value") or "" for each in told or ()}
 
 
 def _filled(command: Sequence[str], parameters: Mapping[str, str]) -> list[str]:

@@ -90,7 +90,7 @@ def container_environment(job: Job, attempt: int, size: int, name: str, endpoint
     cloud = cloud_environment(endpoint, plan.region)
     # Only the host's own metadata are served, so asking them is allowed here.
     del cloud["AWS_EC2_METADATA_DISABLED"]
-    return cloud | dict(plan.environment) | own
+    return cloud | dict(plan.environment) | dict(plan.secrets) | own
 
 
 def job_command(words: Sequence[str], environment: Mapping[str, str]) -> list[str]:

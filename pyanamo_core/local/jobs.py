@@ -35,6 +35,7 @@ class Plan:
         retry: `retryStrategy`.
         timeout_seconds: attemptDurationSeconds; 0 is none.
         log_group, log_prefix: where in CloudWatch Logs the output goes.
+        secrets: variables of the container that no description shows.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Plan:
     parameters: Mapping[str, str]
     tags: Mapping[str, str]
     container: Mapping[str, Any]
+    secrets: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
 
 
 @dataclass

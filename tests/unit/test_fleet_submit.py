@@ -56,6 +56,7 @@ def test_a_submission_is_one_array_with_name_overrides_pinned_revision_and_retry
                 {"name": "PYANAMO_TABLE", "value": "memory"},
             ]
         },
+        "tags": {"pyanamo": "memory"},
         "retryStrategy": {
             "attempts": 10,
             "evaluateOnExit": [
