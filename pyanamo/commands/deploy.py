@@ -261,7 +261,9 @@ def _after(done: Deployed, workflow: Workflow | None) -> str:
 def _for_admin(context: Context, name: str, told: Mapping[str, str], out: Path | None, account: str | None) -> Told:
     from pyanamo_core.stack.admin import account_of, packet
 
-    made = packet(name, told, account or account_of(context.clients), context.settings.get("region") or "us-east-1")
+    made = packet(
+        name, told, account or account_of(context.patient_clients), context.settings.get("region") or "us-east-1"
+    )
     if out is not None:
         there = [file for file in made.files if (out / file).exists()]
         if there:

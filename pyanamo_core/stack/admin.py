@@ -81,7 +81,7 @@ def account_of(clients: Clients) -> str:
     """The credentials' account; UNKNOWN_ACCOUNT where there are none: the letter needs no account."""
     try:
         with explained("sts", "GetCallerIdentity"):
-            return str(clients.client("sts").get_caller_identity()["Account"])
+            return str(clients.quick("sts").get_caller_identity()["Account"])
     except PyAnamoError:
         return UNKNOWN_ACCOUNT
 
