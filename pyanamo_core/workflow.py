@@ -126,7 +126,10 @@ class CohortSection(Value):
 
     gather: GatherTable = GatherTable()
     joint: JointTable = JointTable()
-    also: tuple[str, ...] = Field(default=(), description="s3:// prefixes with gathered gVCFs of earlier tables")
+    also: tuple[str, ...] = Field(
+        default=(),
+        description="Earlier cohorts' call tables, or s3:// prefixes with gathered gVCFs: called jointly, too",
+    )
 
 
 class Workflow(Value):

@@ -17,6 +17,7 @@ from driver_support import QUICK
 
 from pyanamo_core.aws import Clients
 from pyanamo_core.chain import AwsTables, Chain, Plan, Step, plainly
+from pyanamo_core.fleet import watch
 from pyanamo_core.ledger import open_ledger
 from pyanamo_core.model import Definition, State
 from pyanamo_core.sheet import SheetRow, read_sheet
@@ -73,5 +74,7 @@ def chain(clients: Clients, name: str, folder: Path) -> Chain:
 
 
 if __name__ == "__main__":
+    # Who comes after a killed watcher waits for its lease.
+    watch.LEASE_MIN_SECONDS = 2.0
     clients = Clients()
     chain(clients, sys.argv[1], Path(sys.argv[2])).run(plainly(clients), say=print)

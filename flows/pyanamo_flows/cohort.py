@@ -141,7 +141,7 @@ def cohort(
         workflow: Path or s3:// address of a workflow file. Empty: the newest version that the table holds.
         sheet: Path or s3:// address of a sheet of samples to import first.
         update: Edit items that stand in the table with another definition; else the sheet is refused.
-        also: s3:// prefixes with gathered gVCFs of earlier tables, called jointly with these.
+        also: Call tables of earlier cohorts, or s3:// prefixes with gathered gVCFs, called jointly with these.
         partial: Go on although samples failed or lack loci.
         first: The step to begin with: call, gather, joint, concat or report.
         last: The step to end with.

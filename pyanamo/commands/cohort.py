@@ -36,7 +36,9 @@ LAST = Annotated[str, typer.Option("--to", metavar="STEP", help="End with this s
 ALSO = Annotated[
     list[str] | None,
     typer.Option(
-        "--also", metavar="PREFIX", help="Also gVCFs gathered earlier, below this s3:// prefix (may be repeated)."
+        "--also",
+        metavar="TABLE|PREFIX",
+        help="Call jointly also what an earlier cohort gathered (its call table), or gathered gVCFs below an s3:// prefix; may be repeated.",
     ),
 ]
 PARTIAL = Annotated[
@@ -75,7 +77,7 @@ class Asked:
         "pyanamo cohort run workflow.yaml --sheet sheet.txt",
         "pyanamo cohort run",
         "pyanamo cohort run --to gather",
-        "pyanamo cohort run --also s3://my-bucket/pyanamo/Batch1/results/gvcf",
+        "pyanamo cohort run --also Batch1 --also s3://my-bucket/pyanamo/Batch2/results/gvcf",
         "pyanamo cohort run --dry-run",
     )
 )

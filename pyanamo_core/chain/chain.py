@@ -196,10 +196,13 @@ class Chain:
                 say(f"{step.name}: {seen.todo:,} of {seen.wanted:,} items of table {step.table} are to be done")
             outcome = runner(step, opened, live)
             stopped_before = live is not None and live.mode is not Mode.RUN
-            if outcome.outcome == "failed":
+            if outcome.outcome in ("failed", "stopped"):
                 seen = self._look(step, opened, plan)
                 if not seen.todo:
                     return self._ended(step, seen, say)
+                if seen.failures:
+                    # It stopped at too many failures: their causes are the reason.
+                    raise incomplete(seen, whole=True)
             if outcome.outcome != "completed" and not stopped_before:
                 reason = f" ({outcome.reason})" if outcome.reason else ""
                 told = outcome.outcome or "no longer watched; its pilots go on"

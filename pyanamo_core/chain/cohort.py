@@ -19,6 +19,7 @@ from pyanamo_core.sheet import Sheet, SheetRow
 from pyanamo_core.workflow import CohortSection, Reference, StepTable, Workflow
 
 if TYPE_CHECKING:
+    from pyanamo_core.genomics.inputs import Inputs
     from pyanamo_core.genomics.intervals import Dictionary
     from pyanamo_core.genomics.members import GatheredGvcf
 
@@ -49,7 +50,8 @@ def cohort_steps(
         sheet: samples to import into the call's table first.
         update: edit items of the sheet that stand with another definition.
         partial: gather and call samples that lack loci, too.
-        also: prefixes with gathered gVCFs of earlier tables, beside those that the workflow names.
+        also: call tables of earlier cohorts (their ledgers say what was gathered), or prefixes with gathered gVCFs;
+            beside those that the workflow names.
         pilots: of each step, instead of the workflow's.
     """
     if pilots is not None:
@@ -171,7 +173,7 @@ class Plans:
         dictionary = self._dictionary()
         inputs = Inputs(clients=self._clients)
         gathered = self._gathered()
-        earlier = [one for where in self._also for one in plans.gathered_below(inputs, where.rstrip("/"))]
+        earlier = [one for where in self._also for one in self._earlier(where, inputs)]
         made = plans.joint_rows(
             [*gathered, *earlier],
             dictionary,
@@ -205,6 +207,16 @@ class Plans:
         done = {item.item_id for item in ledger.items(State.DONE)}
         chosen = sorted(wanted & done) if self._partial else sorted(wanted)
         return plans.gathered_of(ledger, self._clients, items=chosen)
+
+    def _earlier(self, where: str, inputs: Inputs) -> list[GatheredGvcf]:
+        """What was gathered earlier: of another cohort's call table, by its ledger, or whatever lies below a prefix."""
+        from pyanamo_core.genomics import plans
+        from pyanamo_core.ledger import open_ledger
+
+        if "/" in where:
+            return plans.gathered_below(inputs, where.rstrip("/"))
+        ledger = open_ledger(self._clients, tables_of(where)["gather"])[0]
+        return plans.gathered_of(ledger, self._clients)
 
     def _dictionary(self) -> Dictionary:
         """The reference's .dict; where none lies beside it, that of the reference as this machine stages it."""

@@ -10,7 +10,7 @@ from chain_process import STEPS, chain
 from driver_support import Place, recorded_once, wait_for
 
 from pyanamo_core.chain import StepState, plainly
-from pyanamo_core.errors import TableMissing, WorkflowMissing
+from pyanamo_core.errors import NotFound
 from pyanamo_core.ledger import open_ledger
 from pyanamo_core.local import LocalCloud
 from pyanamo_core.model import State
@@ -30,7 +30,7 @@ def test_a_chain_killed_in_each_of_its_steps_goes_on_and_does_nothing_twice(
         try:
             ledger = open_ledger(place.clients, tables[step])[0]
             return any((item.item_id == "cohort") == (step == "concat") for item in ledger.items(State.LOCKED))
-        except (TableMissing, WorkflowMissing):
+        except NotFound:  # the table is being made
             return False
 
     for step in STEPS:

@@ -15,6 +15,7 @@ from pyanamo_core.chain import (
     StepStopped,
     StepUnknown,
 )
+from pyanamo_core.fleet.progress import Outcome
 from pyanamo_core.model import Definition, Mode, State
 
 ALL = ["Calls/S0", "Calls/S1", "Calls/S2"]
@@ -133,6 +134,20 @@ def test_failed_items_stop_the_chain_with_their_causes_and_the_command_that_mend
     world.run()
     assert world.ran[0] == "Calls-gather/S1"
     all_done(world)
+
+
+def test_a_run_that_stopped_at_too_many_failures_is_told_by_their_causes():
+    world = World()
+
+    def stopping(step, opened, live):
+        run = driver.begin(opened.ledger, opened.version, opened.workflow)
+        world.broken = {"S1"}
+        world.do(opened.ledger, "S1", run.run_id)
+        run = opened.ledger.end_run(run.run_id, "stopped", "1 item has failed")
+        return Outcome(run, opened.ledger.counts(), "stopped", run.reason)
+
+    with pytest.raises(StepIncomplete, match=r"1 failed, 2 to do\.\n  S1: permanent: no reads"):
+        world.chain(partial=True).run(stopping)
 
 
 def test_a_chain_with_failed_items_begins_no_run_until_they_are_mended():
