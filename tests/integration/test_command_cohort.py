@@ -103,6 +103,20 @@ def test_a_failed_sample_stops_the_chain_with_the_commands_that_show_and_mend_it
     assert f"next: pyanamo items list --state failed --table {user.place.name}" in told.stderr
 
 
+def test_a_cohort_whose_prefect_is_away_is_brought_to_its_end_without_it(user: User, monkeypatch: pytest.MonkeyPatch):
+    # Given an address of Prefect where nobody answers
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setenv("PREFECT_HOME", str(user.folder / "prefect"))
+    user.sheet("true")
+    # When the call is run
+    done = user.types("run", "workflow.yaml", "--sheet", "sheet.txt", "--to", "call", "--json")
+    # Then it is done all the same, by one run
+    assert steps(done)["call"]["done"] == 2
+    from pyanamo_core.ledger import open_ledger
+
+    assert [run.outcome for run in open_ledger(user.place.clients, user.place.name)[0].runs()] == ["completed"]
+
+
 def test_what_cannot_be_done_is_refused_before_anything_is_made(user: User):
     user.sheet("true")
     for arguments, code, message in (
