@@ -154,10 +154,12 @@ class Plans:
         """An item per sample of the call's table."""
         from pyanamo_core.genomics import plans
 
+        ledger = _ledger(self._clients, self._call)
         rows = plans.gather_rows(
-            _ledger(self._clients, self._call),
+            ledger,
             _writing(self._clients, store),
             place_of(self._gather),
+            items=self._samples(ledger) if self._partial else None,
             partial=self._partial,
             reblock=self._call.cohort.gather.reblock,
         )
@@ -198,14 +200,20 @@ class Plans:
         row = plans.concat_row(ledger, _writing(self._clients, store), place_of(self._joint), name=name)
         return Plan(_sheet_rows([row]))
 
+    def _samples(self, ledger: Ledger) -> list[str]:
+        """Items of the call's table. With `partial`, samples that a user cancelled are left out, whatever they have."""
+        items = ledger.items()
+        return sorted(one.item_id for one in items if not (self._partial and one.state is State.CANCELLED))
+
     def _gathered(self) -> list[GatheredGvcf]:
         """What the gather table holds of the samples that are in the call's table now."""
         from pyanamo_core.genomics import plans
 
         ledger = _ledger(self._clients, self._gather)
-        wanted = {item.item_id for item in _ledger(self._clients, self._call).items()}
-        done = {item.item_id for item in ledger.items(State.DONE)}
-        chosen = sorted(wanted & done) if self._partial else sorted(wanted)
+        chosen = self._samples(_ledger(self._clients, self._call))
+        if self._partial:
+            done = {item.item_id for item in ledger.items(State.DONE)}
+            chosen = [one for one in chosen if one in done]
         return plans.gathered_of(ledger, self._clients, items=chosen)
 
     def _earlier(self, where: str, inputs: Inputs) -> list[GatheredGvcf]:

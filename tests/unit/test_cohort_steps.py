@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pyanamo_core.aws import Clients
+from pyanamo_core.chain import cohort
 from pyanamo_core.chain.cohort import (
     ReferenceUnnamed,
     cohort_steps,
@@ -17,6 +18,9 @@ from pyanamo_core.chain.cohort import (
     tables_of,
 )
 from pyanamo_core.errors import WorkflowInvalid
+from pyanamo_core.genomics import plans
+from pyanamo_core.ledger.memory import MemoryLedger
+from pyanamo_core.model import Definition
 from pyanamo_core.resources import resource
 from pyanamo_core.workflow import Workflow
 from pyanamo_core.workflow_file import parse_workflow, read_workflow
@@ -95,6 +99,31 @@ cohort:
 def test_the_number_of_pilots_that_is_asked_for_is_that_of_each_step():
     steps = cohort_steps(Clients(), workflow("cohort: {joint: {pilots: 3}}\n"), pilots=7)
     assert {step.workflow.pilots for step in steps} == {7}
+
+
+@pytest.mark.parametrize(("partial", "asked"), [(False, None), (True, ["S0", "S2"])])
+def test_a_sample_that_was_cancelled_is_left_out_where_partial_is_allowed_and_else_refused(
+    monkeypatch: pytest.MonkeyPatch, partial: bool, asked: list[str] | None
+):
+    # Given three samples, of which one was cancelled
+    call = MemoryLedger()
+    for name in ("S0", "S1", "S2"):
+        call.import_item(name, "t", Definition(script="call"))
+    call.cancel(call.item("S1"))
+    monkeypatch.setattr(cohort, "_ledger", lambda *_: call)
+    seen: list[Any] = []
+
+    def gather_rows(*_: Any, items: Any, **__: Any) -> list[Any]:
+        seen.append(items)
+        return []
+
+    monkeypatch.setattr(plans, "gather_rows", gather_rows)
+    # When its gather is planned
+    step = cohort_steps(Clients(), workflow(), partial=partial)[1]
+    assert step.plan is not None
+    step.plan(False)
+    # Then the plan is of the others; or of all, which refuses what is not done
+    assert seen == [asked]
 
 
 def test_a_call_without_a_reference_is_refused_before_it_begins():
