@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -113,7 +114,7 @@ def run(
     try:
         looks = _with_prefect(context, url, asked) if url and not no_prefect else _plainly(context, url, asked)
     except KeyboardInterrupt:
-        context.say("no longer watched; the step's run and its pilots go on.\ngo on: pyanamo cohort run")
+        context.say(f"no longer watched; the step's run and its pilots go on.\ngo on: {_again(asked)}")
         raise
     done = _told(context, told, looks)
     return Told(done, view=_view, quiet=[done.vcf] if done.vcf else [], next=_next(done))
@@ -170,7 +171,19 @@ def _chain(context: Context, asked: Asked) -> Chain:
 def _planned(context: Context, asked: Asked) -> Told:
     looks = _chain(context, asked).look(first=asked.first, last=asked.last)
     done = CohortTold(asked.workflow.table_name, looks)
-    return Told(done, view=_plan_view, quiet=[f"{one.step} {one.todo}" for one in looks], next="pyanamo cohort run")
+    return Told(done, view=_plan_view, quiet=[f"{one.step} {one.todo}" for one in looks], next=_again(asked))
+
+
+def _again(asked: Asked) -> str:
+    """`cohort run` with what was asked for, to be typed as it stands."""
+    words = ["pyanamo", "cohort", "run", *([str(asked.file)] if asked.file else [])]
+    words += ["--sheet", str(asked.sheet)] if asked.sheet else []
+    words += ["--from", asked.first] if asked.first else []
+    words += ["--to", asked.last] if asked.last else []
+    words += [word for where in asked.also for word in ("--also", where)]
+    words += ["--pilots", str(asked.pilots)] if asked.pilots else []
+    flags = {"--update": asked.update, "--partial": asked.partial, "--new-revision": asked.new_revision}
+    return shlex.join([*words, *(flag for flag, given in flags.items() if given)])
 
 
 class _Display:
@@ -314,13 +327,13 @@ def _would(one: Look) -> str:
         parts.append(f"{one.new:,} new items")
     if one.changed:
         parts.append(f"{one.changed:,} items again, for what they are made from has changed")
+    if one.changes:
+        more = one.new + one.changed - len(one.changes)
+        parts[-1] += f" ({', '.join(one.changes)}{f' and {more:,} more' if more else ''})"
     if one.open:
         parts.append(f"{one.open:,} items that are open")
     if one.stale:
         parts.append(f"{one.stale:,} items that are wanted no more would be cancelled")
-    if one.changes:
-        more = one.new + one.changed - len(one.changes)
-        parts.append(f"({', '.join(one.changes)}{f' and {more:,} more' if more else ''})")
     if one.failed or one.cancelled:
         parts.append(f"{one.failed + one.cancelled:,} items keep the chain from going on")
     if one.note:

@@ -352,7 +352,7 @@ class Watch:
         self._empty_since = now if self._empty_since is None else self._empty_since
         if live == 0:
             return True
-        self._notes.append(f"nothing is left to do; {live} pilots are leaving")
+        self._notes.append(f"nothing is left to do; {live} {'pilot is' if live == 1 else 'pilots are'} leaving")
         if now - self._empty_since < self._patience.leave_seconds:
             self._ender.cancel_waiting(run, "nothing is left to do")
             return False
