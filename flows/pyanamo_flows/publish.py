@@ -18,6 +18,7 @@ from uuid import UUID
 
 from pyanamo_core.model import Counts, Item, Run, encoded
 from pyanamo_core.report.losses import Losses
+from pyanamo_core.report.quality import Quality
 
 if TYPE_CHECKING:
     from pyanamo_core.driver import Progress
@@ -276,6 +277,10 @@ def _drop(service: Any) -> int:
     return len(dropped)
 
 
+SHOWN_SAMPLES = 10
+"""Samples out of bounds that the summary names."""
+
+
 def summary(
     run: Run,
     counts: Counts,
@@ -284,9 +289,10 @@ def summary(
     more: int,
     links: dict[str, str],
     lost: Losses | None = None,
+    quality: Quality | None = None,
 ) -> str:
     """The report's summary in Markdown: outcome, states, what interruptions cost, the first failed items with their
-    causes, where things lie."""
+    causes, samples with a figure out of its bounds, where things lie."""
     hours = ((run.ended or run.started) - run.started) / 3600
     lines = [f"## {table}: {run.outcome or 'still running'}", ""]
     if run.reason:
@@ -303,6 +309,16 @@ def summary(
         if more:
             lines += ["", f"… and {more:,} more: `pyanamo items list --state failed --table {table}`"]
         lines += ["", f"Again: `pyanamo items retry ITEM --table {table}`, then `pyanamo run --table {table}`"]
+    if quality is not None and quality.flagged:
+        lines += [
+            "",
+            f"### Quality: {quality.flagged:,} of {quality.total:,} samples have a figure out of its bounds",
+            "",
+        ]
+        shown = [one for one in quality.samples if one.flags][:SHOWN_SAMPLES]
+        lines += [f"- `{one.sample}`: {'; '.join(flag.text for flag in one.flags)}" for one in shown]
+        if quality.flagged > len(shown):
+            lines += [f"- … all of them: `pyanamo results qc --flagged --table {table}`"]
     if links:
         lines += ["", "### Where things lie", "", *(f"- {name}: {where}" for name, where in links.items())]
     return "\n".join(lines)

@@ -15,6 +15,7 @@ from pyanamo_core.errors import ExtraMissing, PyAnamoError
 from pyanamo_core.ledger import open_ledger
 from pyanamo_core.model import Item, Run, State
 from pyanamo_core.protocols import Ledger
+from pyanamo_core.report.html import ReportData
 from pyanamo_core.report.losses import Losses
 from pyanamo_core.workflow import Workflow
 from pyanamo_flows import publish
@@ -45,14 +46,15 @@ def report(table: str, run_id: str = "", html: bool = True, aws: Aws = Aws()) ->
         return ""
     _, workflow = ledger.workflow(run.workflow_version)
     links = {"results": f"{workflow.buckets.results}/{table}/"}
-    lost = Losses()
+    lost, quality = Losses(), None
     if html:
         try:
-            links["HTML report"], lost = put_html(clients, ledger, run, workflow)
+            links["HTML report"], data = put_html(clients, ledger, run, workflow)
+            lost, quality = data.losses, data.quality
         except (ExtraMissing, PyAnamoError) as missing:
             log.warning("No HTML report: %s", missing)
     failed, more = failed_items(ledger)
-    text = publish.summary(run, ledger.counts(), table, failed, more, links, lost)
+    text = publish.summary(run, ledger.counts(), table, failed, more, links, lost, quality)
     guard = publish.Guard("the summary")
     flow_run_id = UUID(str(own.id)) if own.id else None
     guard(publish.put_artifact, {}, publish.key(table, "summary"), "markdown", text, f"Run `{run.run_id}`", flow_run_id)
@@ -70,11 +72,11 @@ def failed_items(ledger: Ledger, shown: int = SHOWN_FAILED) -> tuple[list[Item],
     return first, max(0, ledger.count(State.FAILED) - len(first)) if len(first) == shown else 0
 
 
-def put_html(clients: Clients, ledger: Ledger, run: Run, workflow: Workflow) -> tuple[str, Losses]:
+def put_html(clients: Clients, ledger: Ledger, run: Run, workflow: Workflow) -> tuple[str, ReportData]:
     """Write the HTML report, and put it to `<results>/<table>/results/run-<id>.html`.
 
     Returns:
-        Its address, and what interruptions cost the run.
+        Its address, and what it shows.
 
     Raises:
         ExtraMissing: Jinja2 is not installed. PyAnamoError: the bucket refused it.
@@ -91,4 +93,4 @@ def put_html(clients: Clients, ledger: Ledger, run: Run, workflow: Workflow) -> 
             clients.client("s3").put_object(
                 Bucket=bucket, Key=key, Body=path.read_bytes(), ContentType="text/html; charset=utf-8"
             )
-    return f"s3://{bucket}/{key}", data.losses
+    return f"s3://{bucket}/{key}", data

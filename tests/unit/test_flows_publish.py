@@ -7,8 +7,11 @@ import re
 from types import SimpleNamespace
 
 from pyanamo_flows import publish
+from qc_support import gvcf, nest
 
 from pyanamo_core.model import Cause, Counts, Item, Run, State
+from pyanamo_core.report.qc import QcFold
+from pyanamo_core.report.quality import quality
 
 
 def progress(**counts):
@@ -86,6 +89,22 @@ def test_the_summary_names_failed_items_with_cause_and_what_to_do_next():
     assert "and 4 more" in text
     assert "pyanamo items retry" in text
     assert "s3://b/p" in text
+
+
+def test_the_summary_names_samples_with_a_figure_out_of_its_bounds():
+    # Given twelve samples that were called too shallowly, and one that was not
+    fold = QcFold()
+    for number in range(13):
+        fold.take(nest(f"S{number:02}", 0, gvcf("chr1:1-9", 30 if number == 12 else 10)))
+    run = Run(run_id="r1", workflow_version=1, token="t", started=0.0, ended=60.0, outcome="completed")
+    text = publish.summary(run, Counts(done=13), "T", [], 0, {}, quality=quality(fold))
+    # Then it says how many, names the first with why, and where the others are told
+    assert "12 of 13 samples have a figure out of its bounds" in text
+    assert "- `S00`: depth 10 is below 20" in text
+    assert "S12" not in text
+    assert "pyanamo results qc --flagged --table T" in text
+    # And nothing where there is nothing to say
+    assert "Quality" not in publish.summary(run, Counts(done=13), "T", [], 0, {}, quality=quality(QcFold()))
 
 
 def test_what_a_stopped_service_cannot_send_is_dropped_but_for_the_mark_that_ends_it():
