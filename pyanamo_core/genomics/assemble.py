@@ -230,7 +230,8 @@ class S3Sink:
         except (ValueError, TypeError, KeyError):
             return None
         except Exception as error:
-            if is_aws_error(error) and code_of(error) in ("NoSuchKey", "404", "NoSuchBucket"):
+            # A role that may not list a bucket is told 403 for what is not there; whether it may write shows soon enough.
+            if is_aws_error(error) and code_of(error) in ("NoSuchKey", "404", "NoSuchBucket", "AccessDenied", "403"):
                 return None
             self._raise(error)
             raise

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from pyanamo_core.errors import EndpointDown, GvcfInvalid, OutputRefused, ReadsInterrupted
 from pyanamo_core.genomics import slices
-from pyanamo_core.genomics.assemble import FileSink, assemble
+from pyanamo_core.genomics.assemble import FileSink, assemble, sink_for
 from pyanamo_core.genomics.bgzf import Lines, Packer, RangedReader, pack, split_blocks
 from pyanamo_core.genomics.coverage import Covered
 from pyanamo_core.genomics.inputs import Inputs
@@ -203,3 +203,33 @@ def test_a_slice_that_comes_incomplete_is_asked_for_again_and_then_given_up(tmp_
             with pytest.raises(ReadsInterrupted, match="no record covers c:101-200"):
                 slices.slice_all(*arguments, sleep=waited.append)
             assert len(waited) == 2
+
+
+class Denying:
+    """S3 for a role that may get and put objects, but not list the bucket: what is not there is 403, not 404."""
+
+    def __init__(self) -> None:
+        self.put: dict[str, bytes] = {}
+
+    def client(self, service: str) -> Denying:
+        assert service == "s3"
+        return self
+
+    def get_object(self, **asked: Any) -> Any:
+        from botocore.exceptions import ClientError
+
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "Access Denied"}}, "GetObject")
+
+    def put_object(self, *, Key: str, Body: bytes, **more: Any) -> Any:  # noqa: N803 - as boto3 has it
+        self.put[Key] = Body
+        return {"ETag": '"x"'}
+
+    def head_object(self, *, Key: str, **more: Any) -> Any:  # noqa: N803
+        return {"ContentLength": len(self.put[Key]), "ETag": '"x"'}
+
+
+def test_a_role_that_may_not_list_the_bucket_gathers_all_the_same() -> None:
+    s3 = Denying()
+    made = assemble(Numbers(), sink_for("s3://bucket/out/x.gz", "key", clients=s3))
+    assert list(s3.put) == ["out/x.gz"]
+    assert made.bytes == len(s3.put["out/x.gz"])
