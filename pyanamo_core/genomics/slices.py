@@ -5,6 +5,8 @@ htslib ends an iteration silently where a read fails, so each slice must cover w
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,10 +45,12 @@ def slice_all(
         ReadsInterrupted: a slice came incomplete three times.
     """
 
+    needed_of = {name: cut(loci, wide) for name, loci in covered.items()}
+
     def one(pair: tuple[int, Mapping[str, Any]]) -> Path:
         number, member = pair
         path = folder / f"{number:05d}.g.vcf.gz"
-        needed = _cut(covered[member["loci"]], wide)
+        needed = needed_of[str(member["loci"])]
         exempt = [deletion(x) for x in member["outside_deletions"]] + [plain_locus(x) for x in member["left_out"]]
         reason = ""
         for attempt in range(1, TRIES + 1):
@@ -65,9 +69,21 @@ def slice_all(
         return list(pool.map(one, enumerate(members)))
 
 
-def _cut(loci: Sequence[Locus], wide: Sequence[Locus]) -> list[Locus]:
-    """What of `loci` lies within `wide`."""
-    return [Locus(x.contig, max(x.start, w.start), min(x.end, w.end)) for w in wide for x in loci if x.overlaps(w)]
+def cut(loci: Sequence[Locus], wide: Sequence[Locus]) -> list[Locus]:
+    """What of `loci` lies within `wide`; both merged, by position within each contig (an exome has 200,000)."""
+    by_contig: dict[str, tuple[list[Locus], list[int]]] = {}
+    for locus in loci:
+        there, ends = by_contig.setdefault(locus.contig, ([], []))
+        there.append(locus)
+        ends.append(locus.end)
+    found: list[Locus] = []
+    for interval in wide:
+        there, ends = by_contig.get(interval.contig, ([], []))
+        for locus in itertools.islice(there, bisect.bisect_left(ends, interval.start), None):
+            if locus.start > interval.end:
+                break
+            found.append(Locus(locus.contig, max(locus.start, interval.start), min(locus.end, interval.end)))
+    return found
 
 
 def _slice(

@@ -25,6 +25,7 @@ from pyanamo_core.genomics.inputs import Inputs
 from pyanamo_core.genomics.intervals import Locus
 from pyanamo_core.genomics.read_back import read_back
 from pyanamo_core.genomics.records import BGZF_EOF
+from pyanamo_core.genomics.regions import cut_regions
 
 # ---------------------------------------------------------------------------------------------------------------- BGZF
 
@@ -233,3 +234,28 @@ def test_a_role_that_may_not_list_the_bucket_gathers_all_the_same() -> None:
     made = assemble(Numbers(), sink_for("s3://bucket/out/x.gz", "key", clients=s3))
     assert list(s3.put) == ["out/x.gz"]
     assert made.bytes == len(s3.put["out/x.gz"])
+
+
+@given(
+    st.lists(st.integers(1, 60), min_size=2, max_size=10, unique=True),
+    st.lists(st.integers(1, 60), min_size=2, max_size=10, unique=True),
+)
+def test_what_a_slice_must_cover_is_what_its_gvcf_covers_within_the_intervals(one: list[int], two: list[int]) -> None:
+    def loci(edges: list[int]) -> list[Locus]:
+        return [Locus("c", a, b - 1) for a, b in list(pairwise(sorted(edges)))[::2]]
+
+    def bases(found: list[Locus]) -> list[int]:
+        return [base for x in found for base in range(x.start, x.end + 1)]
+
+    covered, wide = loci(one), loci(two)
+    assert bases(slices.cut(covered, wide)) == sorted(set(bases(covered)) & set(bases(wide)))
+    assert slices.cut(covered, [Locus("d", 1, 9)]) == []
+
+
+def test_an_exome_of_200_000_targets_is_cut_into_regions_and_slices_in_moments() -> None:
+    targets = [Locus(f"c{n % 20:02d}", 1 + n // 20 * 3000, 150 + n // 20 * 3000) for n in range(200_000)]
+    targets.sort()
+    regions = cut_regions(targets, 5_000_000)
+    assert sum(len(region.loci) for region in regions) == 200_000
+    assert len(regions) == 40
+    assert slices.cut(targets, regions[20].loci) == list(regions[20].loci)
