@@ -14,7 +14,7 @@ from genomics_support import write_reference
 
 from pyanamo_core.errors import CohortRefused
 from pyanamo_core.genomics.bgzf import pack
-from pyanamo_core.genomics.concat import concat, read_stats
+from pyanamo_core.genomics.concat import Concatenating, concat, read_stats
 from pyanamo_core.genomics.inputs import Inputs
 from pyanamo_core.genomics.intervals import Locus
 from pyanamo_core.genomics.joint import call_region, check_vcf
@@ -184,3 +184,13 @@ def test_the_hook_of_pilots_looks_for_each_file_and_for_the_end_of_the_vcf() -> 
     assert "no .vcf.gz.tbi is among" in str(verify_outputs(call, [*outputs[:1], *outputs[2:]]))
     assert "followed p, not q" in str(verify_outputs({**call, "value": "q"}, outputs))
     assert "no figures" in str(verify_outputs({**call, "figures": {}}, outputs))
+
+
+def test_a_concatenation_can_be_gone_on_with_behind_any_block(regions: Regions) -> None:
+    source = Concatenating(regions.regions, ["A", "B"], Inputs())
+    for unit in range(source.units):
+        whole = list(source.stream(unit, 0))
+        for _, position in whole:
+            rest = [one for one in whole if one[1] > position]
+            assert position == 0 or list(source.stream(unit, position)) == rest
+    assert [position for _, position in source.stream(0, 0)] == [0, 1, 2, 3]
