@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from pyanamo_core.errors import OutputRefused, Refused
+from pyanamo_core.errors import OutputRefused, ReadsInterrupted, Refused
 from pyanamo_core.genomics.bgzf import BGZF_EOF
 from pyanamo_core.genomics.inputs import split_uri
 
@@ -336,4 +336,7 @@ class S3Sink:
             return
         if code_of(error) in ("NoSuchBucket", "AccessDenied", "403", "404", "AllAccessDisabled"):
             raise OutputRefused(where=self.uri, reason=f"S3 says {code_of(error)}") from error
+        if code_of(error) in ("NoSuchKey", "NoSuchUpload", "PreconditionFailed", "412"):
+            # An owner that was given up has ended all the same, and tidied up: the next attempt begins anew.
+            raise ReadsInterrupted(reads=self._state, reason="segments of an earlier attempt are gone") from error
         raise explain(error, "s3", f"writing {self.uri}") from error

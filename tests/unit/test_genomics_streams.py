@@ -23,6 +23,7 @@ from pyanamo_core.genomics.bgzf import Lines, Packer, RangedReader, pack, split_
 from pyanamo_core.genomics.coverage import Covered
 from pyanamo_core.genomics.inputs import Inputs
 from pyanamo_core.genomics.intervals import Locus
+from pyanamo_core.genomics.plan_task import code_of
 from pyanamo_core.genomics.read_back import read_back
 from pyanamo_core.genomics.records import BGZF_EOF
 from pyanamo_core.genomics.regions import cut_regions
@@ -227,6 +228,31 @@ class Denying:
 
     def head_object(self, *, Key: str, **more: Any) -> Any:  # noqa: N803
         return {"ContentLength": len(self.put[Key]), "ETag": '"x"'}
+
+
+class Losing(Denying):
+    """S3 whose segments vanish before they are put together."""
+
+    def create_multipart_upload(self, **asked: Any) -> Any:
+        return {"UploadId": "1"}
+
+    def upload_part_copy(self, **asked: Any) -> Any:
+        from botocore.exceptions import ClientError
+
+        raise ClientError({"Error": {"Code": "NoSuchKey", "Message": "gone"}}, "UploadPartCopy")
+
+    def abort_multipart_upload(self, **asked: Any) -> Any:
+        self.put["aborted"] = b""
+
+
+def test_segments_that_a_zombie_tidied_away_make_the_attempt_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyanamo_core.genomics.assemble.SEGMENT_BYTES", 300)
+    s3 = Losing()
+    with pytest.raises(ReadsInterrupted, match="segments of an earlier attempt are gone") as failed:
+        assemble(Numbers(), sink_for("s3://bucket/out/x.gz", "key", clients=s3))
+    assert code_of(failed.value) == 75
+    assert "aborted" in s3.put
+    assert "out/x.gz" not in s3.put
 
 
 def test_a_role_that_may_not_list_the_bucket_gathers_all_the_same() -> None:
