@@ -97,6 +97,9 @@ def clean(
         float,
         typer.Option("--price", min=0, metavar="DOLLARS", help="A GB and month; default: S3 Standard in us-east-1."),
     ] = US_PRICE,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="With --loci-after-gather: read every byte of what was gathered.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> Told:
     """Delete what costs money or room and is no result. Pilots may work meanwhile: what a live claim writes is left alone.
@@ -108,7 +111,7 @@ def clean(
     """
     if not (work or orphans or loci_after_gather or local):
         raise NothingChosen
-    asked = _Asked(context, work, orphans, loci_after_gather, local, older_than, price)
+    asked = _Asked(context, work, orphans, loci_after_gather, local, older_than, price, whole)
     if dry_run:
         return _told(asked.go(delete=False))
     if not yes:
@@ -131,6 +134,7 @@ class _Asked:
     local: bool
     older_than: float
     price: float
+    whole: bool
 
     def go(self, *, delete: bool) -> Report:
         in_bucket = self.work or self.orphans or self.loci
@@ -166,6 +170,8 @@ class _Asked:
         with Bar(context, "clean", unit="objects") as bar:
             for tally in cleaner.walk():
                 bar.update(tally.seen.objects, tally.seen.objects)
+            homes = dict.fromkeys(one.buckets.results for one in workflows)
+            cleaner.parts([f"{home}/{context.table_name}/plans/parts/" for home in homes], context.ledger)
         self._add(report, cleaner.tally, delete)
 
     def _add(self, report: Report, tally: CleanTally, delete: bool) -> None:
@@ -180,7 +186,9 @@ class _Asked:
         context = self.context
         results = context.workflow.buckets.results
         _refuse_live_runs(context)
-        cleaner = LociCleaner(context.clients, context.ledger, results, delete=delete, now=SystemClock().now())
+        cleaner = LociCleaner(
+            context.clients, context.ledger, results, delete=delete, now=SystemClock().now(), whole=self.whole
+        )
         with Bar(context, "clean", unit="samples") as bar:
             for number, tally in enumerate(cleaner.walk(_manifests(context)), start=1):
                 bar.update(number, number, f"{tally.found.objects:,} objects")
@@ -206,6 +214,7 @@ _WORDS = {
     "orphan": "left by attempts that died or failed",
     "of an older epoch": "of before a reset or an edit",
     "unfinished upload": "uploads that nobody will finish",
+    "segment": "segments of gathers that did not end",
 }
 
 

@@ -18,6 +18,7 @@ from pyanamo_core.aws import Clients, explained
 from pyanamo_core.errors import OverflowBroken, RowUnreadable, Surroundings
 from pyanamo_core.ledger.fsck_walk import Fsck
 from pyanamo_core.model import Item, Nest, NestStatus, State
+from pyanamo_core.protocols import Ledger
 from pyanamo_core.report.objects import Found, claim_of, listed
 from pyanamo_core.report.results import Fetch, s3_fetch, unfolded
 
@@ -37,6 +38,8 @@ class Leftover(StrEnum):
     """Named by a row of before a reset or an edit only."""
     UPLOAD = "unfinished upload"
     """A multipart upload of a claim that is over: it is billed, and no listing shows it."""
+    SEGMENT = "segment"
+    """What a gather puts aside so that its next attempt goes on, and that no attempt has needed since."""
 
 
 class Kept(StrEnum):
@@ -217,6 +220,30 @@ class WorkCleaner:
 
     def _remove(self, uris: Sequence[str]) -> None:
         self.tally.deleted += delete_objects(self._clients, uris, self.tally.deleted)
+
+    # ------------------------------------------------------------------------------------------------------ segments
+
+    def parts(self, prefixes: Sequence[str], ledger: Ledger) -> None:
+        """Segments beside the plans of a gather table, of gathers whose plan was given up: attempts of one plan share
+        them, so they go only while nobody holds an item of the table, and no run is live."""
+        for prefix in prefixes:
+            bucket, _, start = prefix.removeprefix("s3://").partition("/")
+            with explained("s3", f"listing {prefix}"):
+                pages = (
+                    self._clients.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=start)
+                )
+                found = [one for page in pages for one in page.get("Contents", ())]
+            if not found:
+                continue
+            if ledger.live_runs() or ledger.count(State.LOCKED, bound=1):
+                self.tally.kept[str(Kept.AT_WORK)] += len(found)
+                continue
+            doomed = [one for one in found if one["LastModified"].timestamp() <= self._older_than]
+            self.tally.kept[str(Kept.YOUNG)] += len(found) - len(doomed)
+            if self._delete:
+                self._remove([f"s3://{bucket}/{one['Key']}" for one in doomed])
+            for one in doomed:
+                self.tally.add(Leftover.SEGMENT.value, one["Size"])
 
     # ------------------------------------------------------------------------------------------------------- uploads
 

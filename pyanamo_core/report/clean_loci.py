@@ -86,12 +86,15 @@ class LociCleaner:
         results: the workflow's `buckets.results`.
         delete: False only counts.
         now: seconds since 1970, for the note.
+        whole: read every byte of what was gathered.
     """
 
-    def __init__(self, clients: Clients, ledger: Ledger, results: str, *, delete: bool, now: float) -> None:
+    def __init__(
+        self, clients: Clients, ledger: Ledger, results: str, *, delete: bool, now: float, whole: bool = False
+    ) -> None:
         self.tally = LociTally()
         self._clients, self._ledger, self._results = clients, ledger, results
-        self._delete, self._now = delete, now
+        self._delete, self._now, self._whole = delete, now, whole
         self._fetch = s3_fetch(clients)
         self._settled: set[str] = set()
 
@@ -179,7 +182,7 @@ class LociCleaner:
         if not any(one.uri.endswith(".g.vcf.gz") for one in evidence.files):
             raise _Stays(f"{evidence.uri} names no gVCF")
         for one in evidence.files:
-            wrong = differs(self._clients, one)
+            wrong = differs(self._clients, one, evidence.uri, whole=self._whole)
             if wrong:
                 raise _Stays(f"the gathered {one.uri} {wrong}: gather it again before its loci go")
 
@@ -209,11 +212,15 @@ class _Stays(Exception):
     """This item's loci stay."""
 
 
-def differs(clients: Clients, output: Output) -> str:
-    """What is wrong with an object, in words; empty: it is as recorded.
+def differs(clients: Clients, output: Output, manifest: str, *, whole: bool = False) -> str:
+    """What is wrong with an object that a manifest names, in words; empty: it is as recorded.
 
-    The SHA-256 that S3 stores is believed where it agrees; else (after a multipart upload it is one of parts) the object is
-    read.
+    The SHA-256 that S3 stores is believed. Of what was put in parts S3 has none of the whole: gather has read it back before
+    it put the manifest, so it is as recorded unless it was written again since. Without any it is read.
+
+    Args:
+        manifest: its address.
+        whole: read every byte.
     """
     head = _head(clients, output.uri, ChecksumMode="ENABLED")
     if head is None:
@@ -221,8 +228,14 @@ def differs(clients: Clients, output: Output) -> str:
     if int(head["ContentLength"]) != output.bytes:
         return f"has {head['ContentLength']} bytes, not {output.bytes}"
     kept = str(head.get("ChecksumSHA256") or "")
-    if kept and "-" not in kept and base64.b64decode(kept).hex() == output.sha256:
-        return ""
+    if "-" in str(head.get("ETag", "")):
+        put = _head(clients, manifest)
+        if put is None or head["LastModified"] > put["LastModified"]:
+            return "was written again after its manifest"
+        if not whole:
+            return ""
+    elif kept and not whole:
+        return "" if base64.b64decode(kept).hex() == output.sha256 else "has another SHA-256"
     bucket, _, key = output.uri.removeprefix("s3://").partition("/")
     digest = hashlib.sha256()
     with explained("s3", f"reading {output.uri}"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -369,6 +370,20 @@ def unsummed(place: Place, item_id: str) -> None:
     place.s3.put_object(Bucket=place.name, Key=key, Body=b"?.g.vcf.gz", ChecksumAlgorithm="CRC32")
 
 
+def in_parts(place: Place, item_id: str) -> None:
+    """Another object of that size, put in parts: S3 has no SHA-256 of it to compare."""
+    time.sleep(1.1)  # S3 tells times in seconds
+    put_in_parts(place, f"calls/{place.name}/results/gvcf/{item_id}.g.vcf.gz", b"?.g.vcf.gz")
+
+
+def put_in_parts(place: Place, key: str, body: bytes) -> None:
+    where = {"Bucket": place.name, "Key": key}
+    where["UploadId"] = place.s3.create_multipart_upload(**where)["UploadId"]
+    part = place.s3.upload_part(**where, PartNumber=1, Body=body)
+    parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+    place.s3.complete_multipart_upload(**where, MultipartUpload=parts)
+
+
 def missing(place: Place, item_id: str) -> None:
     place.s3.delete_object(Bucket=place.name, Key=f"calls/{place.name}/results/gvcf/{item_id}.g.vcf.gz.tbi")
 
@@ -382,6 +397,7 @@ def missing(place: Place, item_id: str) -> None:
         (spoilt, "has 7 bytes, not 10: gather it again before its loci go"),
         (same_size, "A.g.vcf.gz has another SHA-256"),
         (unsummed, "A.g.vcf.gz has another SHA-256"),
+        (in_parts, "A.g.vcf.gz was written again after its manifest"),
         (missing, "A.g.vcf.gz.tbi does not exist"),
     ],
 )
@@ -395,6 +411,33 @@ def test_loci_stay_where_what_was_gathered_is_not_of_them_or_not_whole(place: Pl
     assert "nothing to clean" in told
     assert why in told
     assert place.objects("/work/") == before
+
+
+def test_what_was_put_in_parts_and_not_touched_since_its_manifest_is_enough_and_can_be_read_whole(place: Place) -> None:
+    # Given a gathered gVCF that was put in parts before its manifest; its bytes are not those of the manifest
+    gathered(place, "A", called(place, "A", *LOCI))
+    key = f"calls/{place.name}/results/gvcf/A"
+    body = place.s3.get_object(Bucket=place.name, Key=f"{key}.manifest.json")["Body"].read()
+    put_in_parts(place, f"{key}.g.vcf.gz", b"?.g.vcf.gz")
+    place.s3.put_object(Bucket=place.name, Key=f"{key}.manifest.json", Body=body)
+    # When every byte is read, then that is found out; gather has done so before, so it is not done each time
+    assert "has another SHA-256" in place.types("clean", "--loci-after-gather", "--dry-run", "--whole").stdout
+    assert sums(place.reads("clean", "--loci-after-gather", "--dry-run"))["loci that have been gathered"][0] == 4
+
+
+def test_segments_of_gathers_that_did_not_end_go_when_nobody_is_at_work(place: Place, later: None) -> None:
+    # Given segments beside the plans, and an item that a pilot holds
+    key = f"calls/{place.name}/plans/parts/0123/000.bin"
+    place.s3.put_object(Bucket=place.name, Key=key, Body=b"12345")
+    add(place, "A")
+    claim = place.claim("A")
+    # When orphans are cleaned, then they stay: its gather may go on from them
+    assert place.reads("clean", "--orphans", "--yes")["kept"] == {"of a claim at work": 1}
+    assert place.objects("plans/parts")
+    # When nobody holds anything any more, then they go
+    place.ledger.fail(claim, Cause.PERMANENT, "no")
+    assert sums(place.reads("clean", "--orphans", "--yes")) == {"segments of gathers that did not end": (1, 5)}
+    assert not place.objects("plans/parts")
 
 
 def test_a_partial_gather_is_no_reason_to_delete_loci(place: Place) -> None:
