@@ -165,6 +165,25 @@ def test_a_stack_that_waits_for_its_first_change_set_is_removed_and_made(clients
     told("destroy", "--yes")
 
 
+def test_a_stack_with_jobs_in_its_queue_is_not_deleted(cloud: LocalCloud, clients: Clients) -> None:
+    # Given a stack with a job that waits for a machine
+    workflow("Busy")
+    told("deploy", "--set", "Image=x")
+    cloud.hold("Busy_Queue", "CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY - none")
+    batch = clients.client("batch")
+    asked = {"jobName": "waits", "jobQueue": "Busy_Queue", "jobDefinition": "Busy_JobDef"}
+    job = batch.submit_job(**asked, containerOverrides={"command": ["true"]})["jobId"]
+    # When it is destroyed, then it is refused, and everything is there
+    refused = pyanamo("destroy", "--yes")
+    assert (refused.exit_code, "1 jobs are in queue Busy_Queue" in refused.output) == (5, True)
+    assert "Busy" in stacks(clients)
+    # When the job is ended, then the stack goes
+    batch.cancel_job(jobId=job, reason="test")
+    cloud.release("Busy_Queue")
+    told("destroy", "--yes")
+    assert "Busy" not in stacks(clients)
+
+
 def test_a_parameter_that_does_not_exist_changes_nothing(clients: Clients) -> None:
     workflow("Wrong")
     result = pyanamo("deploy", "--set", "Spots=3")
