@@ -55,8 +55,11 @@ class Target:
             self._clients = Clients()
         return self._clients.client("s3")
 
-    def check(self) -> None:
+    def check(self, shared: Path | None = None) -> None:
         """Refuse early what can be told before anything is computed: no such bucket, folder not writable.
+
+        Args:
+            shared: a folder of the pilot's nests, of which then only the first ones ask for a bucket.
 
         Raises:
             OutputRefused: with the reason.
@@ -65,8 +68,14 @@ class Target:
             from pyanamo_core.aws import code_of, is_aws_error
 
             bucket, _ = split_uri(self.where)
+            seen = shared / f"bucket-{bucket}" if shared is not None else None
+            if seen is not None and seen.exists():
+                return
             try:
                 self._s3().head_bucket(Bucket=bucket)
+                if seen is not None:
+                    with contextlib.suppress(OSError):
+                        seen.touch()
             except Exception as error:
                 if not is_aws_error(error):
                     raise

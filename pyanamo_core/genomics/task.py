@@ -266,7 +266,7 @@ def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
             raise Usage(reason=f"PYANAMO_WORK={base} is no folder")
         where = environ.get("PYANAMO_OUTPUT") or str(Path("gvcf").resolve())
         with Target(where) as target:
-            target.check()
+            target.check(job.inputs.shared)
             made = make(job, work)
             with Timed(job, "load"):
                 result = load(job, made, target, work)
