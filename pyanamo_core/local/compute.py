@@ -119,7 +119,7 @@ def work_out(
     Raises:
         ClientException: as Batch would.
     """
-    container = part(definition, "containerProperties")
+    container: dict[str, Any] = _lowered(part(definition, "containerProperties"))
     if not container:
         raise ClientException("The local cloud runs definitions with containerProperties only")
     overrides = part(ask, "containerOverrides")

@@ -51,8 +51,8 @@ def connect(socket: str) -> Any:
         import docker
     except ImportError as error:
         raise ExtraMissing(what="Jobs as containers", extra="local") from error
-    engine = cast("Any", docker).APIClient(base_url=address(socket), timeout=_CALL_SECONDS)
     try:
+        engine = cast("Any", docker).APIClient(base_url=address(socket), timeout=_CALL_SECONDS)
         engine.ping()
     except Exception as error:
         raise LocalCloudBroken(what=f"the Docker engine at {address(socket)}", reason=str(error), log="") from error
@@ -243,8 +243,8 @@ def host_config(plan: Plan, host: Path) -> dict[str, Any]:
         "Memory": plan.memory_mb * _MiB,
         "MemorySwap": plan.memory_mb * _MiB,
         "CpuShares": max(2, int(plan.vcpus * 1024)),
-        "ReadonlyRootfs": bool(told.get("readonlyRootFilesystem")),
-        "Privileged": bool(told.get("privileged")),
+        "ReadonlyRootfs": _is(told.get("readonlyRootFilesystem")),
+        "Privileged": _is(told.get("privileged")),
         "Ulimits": ulimits,
         "Binds": binds(told, host),
         "Tmpfs": {
@@ -253,7 +253,7 @@ def host_config(plan: Plan, host: Path) -> dict[str, Any]:
         },
         "LogConfig": {"Type": "json-file", "Config": {}},
     }
-    if linux.get("initProcessEnabled") and shutil.which("docker-init"):
+    if _is(linux.get("initProcessEnabled")) and shutil.which("docker-init"):
         config["Init"] = True
     return config
 
@@ -269,10 +269,15 @@ def binds(told: Mapping[str, Any], host: Path) -> list[str]:
             folder.chmod(0o1777)
             sources[str(volume["name"])] = str(folder)
     return [
-        f"{sources[str(point['sourceVolume'])]}:{point['containerPath']}{':ro' if point.get('readOnly') else ''}"
+        f"{sources[str(point['sourceVolume'])]}:{point['containerPath']}{':ro' if _is(point.get('readOnly')) else ''}"
         for point in cast("list[dict[str, Any]]", told.get("mountPoints") or [])
         if str(point.get("sourceVolume")) in sources
     ]
+
+
+def _is(told: object) -> bool:
+    """A yes or no of a definition; CloudFormation may have made a word of it."""
+    return str(told).lower() == "true"
 
 
 def _told(error: Exception) -> str:

@@ -21,7 +21,7 @@ from pyanamo_core.genomics.simulate import simulate_cohort, upload_cohort
 from pyanamo_core.ledger import Ledger, open_ledger
 from pyanamo_core.local import LocalCloud, Options, down, up
 from pyanamo_core.local.docker import connect
-from pyanamo_core.local.provision import CONTAINED, ensure_compute
+from pyanamo_core.local.provision import ensure_compute
 from pyanamo_core.model import Cause, State
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
@@ -58,20 +58,22 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def cloud(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
-    """A local cloud whose jobs are containers on two hosts, with queue and definition as the stack makes them."""
+    """A local cloud whose jobs are containers on two hosts, with the stack's queue and definition."""
     home = tmp_path_factory.mktemp("cloud")
     made = up(Options(home=home, owner=os.getpid(), docker=engine))
-    ensure_compute(
-        made.clients(),
-        QUEUE,
-        DEFINITION,
-        vcpus=1,
-        memory=2600,
-        max_vcpus=8,
-        image=IMAGE,
-        command=(),
-        container=CONTAINED,
+    settings = {"Image": IMAGE, "Vcpus": "1", "MemoryMb": "2600", "SpotVcpus": "8"}
+    deployed = subprocess.run(
+        [sys.executable, "-m", "pyanamo", "deploy", "--yes", "--json"]
+        + [word for name, value in settings.items() for word in ("--set", f"{name}={value}")],
+        env={**{key: value for key, value in os.environ.items() if not key.startswith("AWS_")}, **made.environment()},
+        cwd=home,
+        capture_output=True,
+        text=True,
+        check=False,
     )
+    assert deployed.returncode == 0, deployed.stderr
+    outputs = json.loads(deployed.stdout)["outputs"]
+    assert (outputs["Queue"], outputs["JobDefinition"]) == (QUEUE, DEFINITION)
     made.set_hosts(QUEUE, [{"vcpus": 4}, {"vcpus": 4}])
     yield made
     down(home)
@@ -96,20 +98,24 @@ class Site:
         self.clients: Clients = cloud.clients()
         self.s3 = self.clients.client("s3")
         self.s3.create_bucket(Bucket=name)
+        self.started: list[subprocess.Popen[str]] = []
         self.environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("AWS_")},
             **cloud.environment(),
         }
 
     def starts(self, *words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "pyanamo", *words],
-            cwd=self.folder,
-            env=self.environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+        self.started.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "pyanamo", *words],
+                cwd=self.folder,
+                env=self.environment,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
         )
+        return self.started[-1]
 
     def types(self, *words: str, code: int = 0) -> str:
         with self.starts(*words) as running:
@@ -137,9 +143,9 @@ class Site:
     def pilot_of(self, item: str) -> str:
         """Batch's job of the pilot that holds an item, "" if none does."""
         held = self.ledger.item(item)
-        if held.state is not State.LOCKED or held.claim is None:
+        if held.state is not State.LOCKED or not held.owner:
             return ""
-        pilot = self.ledger.pilot(held.claim.pilot_id)
+        pilot = self.ledger.pilot(held.owner)
         return pilot.batch_job if pilot else ""
 
     def hanging_in(self, item: str) -> str:
@@ -154,15 +160,19 @@ class Site:
 
 
 @pytest.fixture
-def site(cloud: LocalCloud, engine: str, unique_name: str, tmp_path: Path) -> Site:
-    return Site(cloud, engine, unique_name, tmp_path)
+def site(cloud: LocalCloud, engine: str, unique_name: str, tmp_path: Path) -> Iterator[Site]:
+    made = Site(cloud, engine, unique_name, tmp_path)
+    yield made
+    for each in made.started:
+        each.kill()
+        each.wait()
 
 
 def test_the_image_holds_what_pilots_need_and_nothing_more(engine: str) -> None:
     # Given the image's settings: unprivileged, an init first
     told = connect(engine).inspect_image(IMAGE)["Config"]
     assert told["User"] == "1000:1000"
-    assert told["Entrypoint"] == ["/usr/bin/tini", "--", "/usr/local/bin/fetch_and_run.sh"]
+    assert told["Entrypoint"] == ["/usr/bin/tini", "-s", "--", "/usr/local/bin/fetch_and_run.sh"]
     # Then it has no compiler, no pip, no moto; and nothing outside /scratch can be written
     look = """
 cat /proc/1/comm; id -u
@@ -237,6 +247,9 @@ def test_a_cohort_is_called_in_containers_of_which_one_is_told_to_leave_and_one_
     print(f"told to leave: gone after {time.monotonic() - leaves:.1f} s")
     out, err = run.communicate(timeout=400)
     assert run.returncode == 0, f"{out}\n{err}"
+
+    claimed = site.ledger.attempts("S2")[0].started - site.job(told_job)["attempts"][0]["startedAt"] / 1000
+    print(f"from the container's start to its pilot's first claim, scripts and reference staged: {claimed:.1f} s")
 
     # Then the one told handed back and ended with 75, and Batch tried it again; the killed one's item was done elsewhere
     first, *more = site.job(told_job)["attempts"]

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pyanamo_core.local.docker import address, host_config
+from pyanamo_core.errors import LocalCloudBroken
+from pyanamo_core.local.docker import address, connect, host_config
 from pyanamo_core.local.jobs import Plan
 from pyanamo_core.local.provision import CONTAINED
 
@@ -34,6 +35,11 @@ def plan(**container: Any) -> Plan:
         tags={},
         container=container,
     )
+
+
+def test_an_engine_that_does_not_answer_is_told_by_its_address(tmp_path: Path) -> None:
+    with pytest.raises(LocalCloudBroken, match=f"the Docker engine at unix://{tmp_path}/none.sock"):
+        connect(str(tmp_path / "none.sock"))
 
 
 def test_limits_and_open_files_are_as_on_an_ecs_host(tmp_path: Path) -> None:
