@@ -142,11 +142,11 @@ def plan(
         raise OptionsUnfit(reason="--time needs --learn: a table of an earlier run, or its exported results.")
     if size is not None and time is not None:
         raise OptionsUnfit(reason="Give either --size or --time.")
+    seconds = _seconds(time) if time else None
     source = _source(reference, genome, gaps)
     names = list(source.dictionary) if every and not contig else contig
     chosen = chosen_contigs(source.dictionary, names or None, mitochondria=mitochondria)
     speed = _speed(context, learn, source.dictionary) if learn else None
-    seconds = _seconds(time) if time else None
     left_out = 0
     if bed is None:
         loci = plan_loci(

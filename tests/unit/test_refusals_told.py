@@ -69,10 +69,21 @@ def ledger(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> MemoryLedger:
         ("sheet import gone.txt", 3, "gone.txt"),
         # ------------------------------------------------------------------------------------------------ loci
         ("loci plan --genome GRCh38 --time 20m", 2, "--time needs --learn: a table of an earlier run"),
+        (
+            "loci plan --genome GRCh38 --time soon --learn Earlier",
+            3,
+            "--time soon: give a number with s, m or h, e.g. 20m",
+        ),
         ("loci plan --genome GRCh36", 3, "PyAnamo ships no tables of the genome GRCh36; it has"),
         # ------------------------------------------------------------------------------------------------ results
         ("results export results.xlsx", 3, "does not say which format is meant. End it in .tsv, .csv, .json, .html or"),
         ("results publish --to /folder", 3, "--to /folder is no s3://bucket/prefix."),
+        (
+            "results qc --vcf list.vcf.gz",
+            3,
+            "--vcf writes bcftools' statistics into the folder of --multiqc, which is not",
+        ),
+        ("results qc --multiqc qc --vcf gone.vcf.gz", 4, "There is no VCF gone.vcf.gz. Make one with: pyanamo joint"),
         ("joint --out cohort.vcf", 3, "--out cohort.vcf must end in .vcf.gz: the file is bgzipped."),
         ("clean", 2, "Say what to clean: --orphans, --work, --loci-after-gather or --local"),
         # ---------------------------------------------------------------------------------------- rehearse and runs
