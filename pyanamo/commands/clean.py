@@ -18,6 +18,7 @@ from pyanamo.render import Told, size, span, table
 from pyanamo_core.errors import PyAnamoError, Refused
 
 if TYPE_CHECKING:
+    from pyanamo_core.ledger import Ledger
     from pyanamo_core.ledger.fsck_walk import Fsck
     from pyanamo_core.report.clean import CleanTally
     from pyanamo_core.report.clean_loci import LociTally
@@ -77,7 +78,7 @@ class Report:
 def clean(
     context: Context,
     work: Annotated[
-        bool, typer.Option("--work", help="What --orphans takes, and results of before a reset or an edit.")
+        bool, typer.Option("--work", help="What --orphans takes, and results of before a reset, an edit or a redo.")
     ] = False,
     orphans: Annotated[
         bool, typer.Option("--orphans", help="What attempts left in the bucket that died or failed: no row names it.")
@@ -105,7 +106,7 @@ def clean(
     """Delete what costs money or room and is no result. Pilots may work meanwhile: what a live claim writes is left alone.
 
     --orphans and --work never touch a recorded result of an item's present epoch, nor what lies beside it, nor what is
-    younger than a lease. --loci-after-gather keeps manifests and QC records. Afterwards a sample is gathered anew (after
+    younger than a lease, nor what belongs to no item of the table. --loci-after-gather keeps manifests and QC records. Afterwards a sample is gathered anew (after
     items extend or redo, or with --reblock) only once its nests are called again; a joint call, also with more samples,
     needs the gathered gVCFs only. Interrupted, the same command goes on. docs/again.md says more.
     """
@@ -166,6 +167,7 @@ class _Asked:
             kinds=frozenset(kinds),
             older_than=clock.now() - max(lease, self.older_than * 3600),
             delete=delete,
+            read_on=_gathers_at_work(context),
         )
         with Bar(context, "clean", unit="objects") as bar:
             for tally in cleaner.walk():
@@ -212,7 +214,7 @@ class _Asked:
 
 _WORDS = {
     "orphan": "left by attempts that died or failed",
-    "of an older epoch": "of before a reset or an edit",
+    "of an older epoch": "of before a reset, an edit or a redo",
     "unfinished upload": "uploads that nobody will finish",
     "segment": "segments of gathers that did not end",
 }
@@ -220,19 +222,31 @@ _WORDS = {
 
 def _refuse_live_runs(context: Context) -> None:
     """Gathers read loci: none may be under way."""
-    from pyanamo_core.ledger import open_ledger
-
     live = [(context.table_name, context.ledger.live_runs())]
-    name = f"{context.table_name}-gather"
-    try:
-        ledger, _, _ = open_ledger(context.clients, name)
-        live.append((name, ledger.live_runs()))
-    except PyAnamoError as error:
-        if error.exit_code != 4:
-            raise
+    if (gather := _gather_ledger(context)) is not None:
+        live.append((gather.table, gather.live_runs()))
     for one, runs in live:
         if runs:
             raise RunsLive(table=one, runs=", ".join(run.run_id for run in runs))
+
+
+def _gather_ledger(context: Context) -> Ledger | None:
+    from pyanamo_core.ledger import open_ledger
+
+    try:
+        return open_ledger(context.clients, f"{context.table_name}-gather")[0]
+    except PyAnamoError as error:
+        if error.exit_code != 4:
+            raise
+    return None
+
+
+def _gathers_at_work(context: Context) -> bool:
+    """May somebody read this table's results now, by plans that were made before?"""
+    from pyanamo_core.model import State
+
+    gather = _gather_ledger(context)
+    return gather is not None and bool(gather.live_runs() or gather.count(State.LOCKED, bound=1))
 
 
 def _manifests(context: Context) -> Iterator[str]:

@@ -2,15 +2,17 @@
 
 An object's key says which claim wrote it: `work/<item>/<nest>/<fence>/…`. It may go if, by a strong read of its item
 right before the deletion, that claim is over (a later fence stands, or nobody holds the item) and no row of the item's
-present epoch names it. What lies beside a recorded result stays, too: scripts that declare no outputs put theirs there.
+present epoch names it, nor a done nest of another item. What lies beside a recorded result stays, too: scripts that
+declare no outputs put theirs there. Of an item that the table does not hold nothing goes.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from itertools import groupby, islice
 from typing import Any, Final, TypeVar
 
@@ -35,7 +37,7 @@ class Leftover(StrEnum):
     ORPHAN = "orphan"
     """Written by a claim that is over; no row names it."""
     OLD = "of an older epoch"
-    """Named by a row of before a reset or an edit only."""
+    """Named by a row of before a reset or an edit only; or written by an earlier claim of a nest that is to do again."""
     UPLOAD = "unfinished upload"
     """A multipart upload of a claim that is over: it is billed, and no listing shows it."""
     SEGMENT = "segment"
@@ -52,6 +54,13 @@ class Kept(StrEnum):
     """Its fence is not yet any claim's of this item: of an earlier table of this name, or written this moment."""
     UNSURE = "of rows that cannot be read"
     OLD = "of an older epoch"
+    REDONE = "of a nest that is to do again"
+    """By a redo: what its earlier claims wrote may be its only result yet."""
+    STRANGE = "of no item of this table"
+    """Of an earlier table of this name, perhaps: its results are recorded nowhere any more, and may still be wanted."""
+    FOREIGN = "named by another item"
+    READ = "perhaps read by a gather at work"
+    """It may have been a result when that gather was planned."""
 
 
 class DeleteRefused(Surroundings):
@@ -100,6 +109,10 @@ class _Rows:
     old_results: frozenset[tuple[int, int]]
     unsure: frozenset[tuple[int, int]]
     """(nest, fence) of which nobody knows what they name."""
+    redone: Mapping[int, int]
+    """Nest that is to do again → the fence of that redo: what has an older one was written before it."""
+    standing: Mapping[int, int]
+    """Nest → fence of its row of the present epoch."""
 
 
 class WorkCleaner:
@@ -112,6 +125,7 @@ class WorkCleaner:
         kinds: what shall go.
         older_than: seconds since 1970 by S3's clock; what was written later stays.
         delete: False only counts.
+        read_on: what was a result until a redo, a reset or an edit stays: somebody may read it by a plan of before.
     """
 
     def __init__(
@@ -123,10 +137,11 @@ class WorkCleaner:
         kinds: frozenset[Leftover],
         older_than: float,
         delete: bool,
+        read_on: bool = False,
     ) -> None:
         self.tally = CleanTally()
         self._clients, self._fsck, self._prefixes = clients, fsck, prefixes
-        self._kinds, self._older_than, self._delete = kinds, older_than, delete
+        self._kinds, self._older_than, self._delete, self._read_on = kinds, older_than, delete, read_on
         self._fetch: Fetch = s3_fetch(clients)
 
     def walk(self) -> Iterator[CleanTally]:
@@ -167,21 +182,43 @@ class WorkCleaner:
         kept = self._why_kept(one, rows)
         place = (one.nest, one.fence)
         if kept is None and rows is not None:
-            kind = Leftover.OLD if one.key in rows.old or place in rows.old_results else Leftover.ORPHAN
-            if kind in self._kinds:
+            redone = one.fence < rows.redone.get(one.nest, 0)
+            old = redone or one.key in rows.old or place in rows.old_results
+            kind = Leftover.OLD if old else Leftover.ORPHAN
+            if self._read_on and (old or one.fence < rows.standing.get(one.nest, 0)):
+                kept = Kept.READ
+            elif kind not in self._kinds:
+                kept = Kept.REDONE if redone else Kept.OLD
+            elif one.key in self._foreign:
+                kept = Kept.FOREIGN
+            else:
                 return kind
-            kept = Kept.OLD
         self.tally.kept[str(kept)] += 1
         return None
+
+    @cached_property
+    def _foreign(self) -> frozenset[str]:
+        """Addresses below other items' prefixes that done nests name: a pass over the whole table, once, and only
+        where something would go."""
+        found: set[str] = set()
+        for nest in self._fsck.done_nests():
+            for uri in self._names(nest)[0]:
+                prefix = next((one for one in self._prefixes if uri.startswith(one)), None)
+                place = claim_of(uri.removeprefix(prefix)) if prefix else None
+                if place is not None and place[0] != nest.item_id:
+                    found.add(uri)
+        return frozenset(found)
 
     def _why_kept(self, one: Found, rows: _Rows | None) -> Kept | None:
         if rows is None or (one.nest, one.fence) in rows.unsure:
             return Kept.UNSURE
+        if rows.item is None:
+            return Kept.STRANGE
         if (one.nest, one.fence) in rows.results:
             return Kept.UNNAMED
-        if rows.item is not None and one.fence > rows.item.fence:
+        if one.fence > rows.item.fence:
             return Kept.NEWER
-        if rows.item is not None and rows.item.state is State.LOCKED and one.fence == rows.item.fence:
+        if rows.item.state is State.LOCKED and one.fence == rows.item.fence:
             return Kept.AT_WORK
         return Kept.YOUNG if one.modified > self._older_than else None
 
@@ -196,9 +233,15 @@ class WorkCleaner:
         results: set[tuple[int, int]] = set()
         old_results: set[tuple[int, int]] = set()
         unsure: set[tuple[int, int]] = set()
+        redone: dict[int, int] = {}
+        standing: dict[int, int] = {}
         for nest in nests:
             present = item is None or nest.epoch == item.epoch
             place = (nest.index, nest.fence)
+            if present:
+                standing[nest.index] = nest.fence
+                if nest.status is NestStatus.RESET:
+                    redone[nest.index] = nest.fence
             if nest.status is NestStatus.DONE:
                 (results if present else old_results).add(place)
             uris, whole = self._names(nest)
@@ -206,7 +249,14 @@ class WorkCleaner:
             if not whole:
                 unsure.add(place)
         return _Rows(
-            item, frozenset(named), frozenset(old), frozenset(results), frozenset(old_results), frozenset(unsure)
+            item,
+            frozenset(named),
+            frozenset(old),
+            frozenset(results),
+            frozenset(old_results),
+            frozenset(unsure),
+            redone,
+            standing,
         )
 
     def _names(self, nest: Nest) -> tuple[list[str], bool]:
@@ -267,7 +317,7 @@ class WorkCleaner:
         rows = self._rows(item_id)
         # A claim that is over finishes nothing; what its result names has been finished.
         kept = self._why_kept(Found(upload["Key"], 0, nest, fence, began), rows)
-        if kept in {Kept.AT_WORK, Kept.NEWER, Kept.YOUNG, Kept.UNSURE}:
+        if kept in {Kept.AT_WORK, Kept.NEWER, Kept.YOUNG, Kept.UNSURE, Kept.STRANGE}:
             self.tally.kept[str(kept)] += 1
             return
         parts = client.get_paginator("list_parts").paginate(

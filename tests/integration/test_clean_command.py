@@ -15,8 +15,9 @@ from place_support import BODY, ODD, Place
 from pyanamo.commands import clean as command
 from pyanamo_core.aws import Clients
 from pyanamo_core.clock import FakeClock, SystemClock
+from pyanamo_core.ledger import Ledger, rows
 from pyanamo_core.ledger import expressions as x
-from pyanamo_core.ledger import rows
+from pyanamo_core.ledger.table import create_table
 from pyanamo_core.model import Cause, Definition, LogPointer, Output
 
 LOCI = ("c:1-100", "c:101-200")
@@ -113,7 +114,7 @@ def test_work_takes_results_of_before_a_reset_too(worked: Place, later: None) ->
     told = worked.reads("clean", "--work", "--yes")
     assert sums(told) == {
         "left by attempts that died or failed": (2, 2 * len(BODY)),
-        "of before a reset or an edit": (3, 3 * len(BODY)),
+        "of before a reset, an edit or a redo": (3, 3 * len(BODY)),
     }
     kept = {"big.txt", "log.gz", "one.txt", "overflow.json.gz", "undeclared.txt", "under way.txt"}
     assert {key.rpartition("/")[2] for key in worked.objects("/work/")} == kept
@@ -199,6 +200,72 @@ def test_objects_of_an_earlier_table_of_this_name_are_not_taken_for_orphans_of_t
     # When the work is cleaned, then it stays: a claim of this table will write there one day
     told = place.reads("clean", "--work", "--yes")
     assert (told["cleaned"], told["kept"]) == ([], {"newer than its item's row": 1})
+
+
+def test_objects_of_an_item_that_the_table_does_not_hold_stay(place: Place, later: None) -> None:
+    # Given results and an upload of a table of this name that was deleted and made anew for the next batch
+    place.put("earlier", 0, 1, "result.g.vcf.gz")
+    key = f"calls/{place.name}/work/earlier/00001/1/big.bin"
+    place.s3.create_multipart_upload(Bucket=place.name, Key=key)
+    # When the work is cleaned, then they stay: nobody knows here what they are
+    told = place.reads("clean", "--work", "--yes")
+    assert (told["cleaned"], told["kept"]) == ([], {"of no item of this table": 2})
+    assert place.objects() == ["work/earlier/00000/1/result.g.vcf.gz"]
+
+
+def test_the_result_of_a_nest_that_is_to_do_again_is_no_orphan_until_there_is_a_new_one(
+    place: Place, later: None
+) -> None:
+    # Given a done item of which a nest is to do again, and a claim of that which was lost
+    called(place, "A", *LOCI)
+    place.ledger.redo(place.ledger.item("A"), [1])
+    claim = place.claim("A")
+    place.put("A", 1, claim.fence, "lost.txt")
+    place.ledger.hand_back(claim, Cause.SPOT, "notice", progressed=False, started=True)
+    # When orphans are cleaned, then what the lost claim left goes, and the old result does not
+    told = place.reads("clean", "--orphans", "--yes")
+    assert sums(told) == {"left by attempts that died or failed": (1, len(BODY))}
+    assert told["kept"] == {"of a nest that is to do again": 4}
+    assert len(place.objects("work/A/00001/1/")) == 4
+    # When all work is, then it goes, too, and is called what it is
+    told = place.reads("clean", "--work", "--yes")
+    assert sums(told) == {"of before a reset, an edit or a redo": (4, len(GVCF) + 3 * len(BODY))}
+    assert not place.objects("work/A/00001/")
+
+
+def test_what_was_a_result_stays_while_a_gather_may_read_it(place: Place, later: None) -> None:
+    # Given a gather at work on a plan with a nest that has been done again since
+    called(place, "A", *LOCI)
+    redone(place, "A")
+    create_table(place.clients, f"{place.name}-gather", deletion_protection=False, pitr=False)
+    gather = Ledger(place.clients, f"{place.name}-gather")
+    gather.add_workflow(place.ledger.workflow()[1])
+    gather.import_item("A", "gather", Definition(script="s", arguments=("plan",)))
+    claim = gather.claim("A", "p1")
+    assert claim is not None
+    # When the work is cleaned, then the old result stays
+    told = place.reads("clean", "--work", "--yes")
+    assert (told["cleaned"], told["kept"]) == ([], {"perhaps read by a gather at work": 4})
+    # When that gather has ended, then it goes
+    gather.fail(claim, Cause.PERMANENT, "no")
+    assert sums(place.reads("clean", "--orphans", "--yes"))["left by attempts that died or failed"][0] == 4
+    assert place.reads("fsck", "--outputs")["faults"] == 0
+
+
+def test_an_object_below_another_items_prefix_stays_while_a_result_names_it(worked: Place, later: None) -> None:
+    # Given a done nest that names what a lost claim of another item left, in its row or beside it
+    lost = worked.put("A", 0, 1, "lost.txt")
+    add(worked, "F", "one", "two")
+    claim = worked.claim("F")
+    worked.record(claim, 0, lost)
+    told = {"outputs": [worked.put("A", 1, 1, "lost too.txt").model_dump()], "tags": [], "figures": {}}
+    held = worked.put("F", 1, claim.fence, "overflow.json.gz", gzip.compress(json.dumps(told).encode()))
+    worked.record(claim, 1, overflow=held.uri, overflow_sha256=held.sha256)
+    worked.finish(claim)
+    # When the work is cleaned, then it stays, and fsck finds every result
+    assert worked.reads("clean", "--work", "--yes")["kept"]["named by another item"] == 2
+    assert worked.objects("/lost")
+    assert worked.reads("fsck", "--outputs")["faults"] == 0
 
 
 def test_uploads_that_nobody_will_finish_are_ended(worked: Place, later: None) -> None:
