@@ -29,7 +29,6 @@ from pyanamo_core.errors import (
     RunConflict,
     RunMissing,
     SheetConflict,
-    WorkflowMissing,
 )
 from pyanamo_core.fleet.batch import Batch
 from pyanamo_core.fleet.cancel import CANCEL_WAIT_SECONDS, cancel
@@ -41,7 +40,7 @@ from pyanamo_core.fleet.submit import Patience
 from pyanamo_core.fleet.watch import Watch
 from pyanamo_core.model import Limits, Mode, Run
 from pyanamo_core.protocols import Clock, Ledger
-from pyanamo_core.revision import check_revision
+from pyanamo_core.revision import check_version
 from pyanamo_core.scripts import publish_scripts
 from pyanamo_core.workflow import Workflow
 
@@ -110,6 +109,7 @@ def provision(
     Raises:
         QueueMissing, QueueClosed, DefinitionMissing, BucketMissing: nothing was made.
         RevisionChanged: nests are done with other parameters, scripts or references; nothing was stored.
+        RevisionPinned: so works a live run; nothing was stored.
         ForeignTable, SchemaNewer: the table is not ours to use.
     """
     from pyanamo_core.ledger import Ledger as DynamoLedger
@@ -125,16 +125,9 @@ def provision(
         clients, workflow.table_name, deletion_protection=deletion_protection, pitr=pitr, tags=tags, wait=True
     )
     ledger = DynamoLedger(clients, workflow.table_name, rules=workflow.rules)
-    if not (created or new_revision) and _newest_revision(ledger) not in (None, workflow.revision):
-        check_revision(ledger, workflow.revision)
+    if not created:
+        check_version(ledger, workflow.revision, new_revision=new_revision)
     return Provisioned(workflow.table_name, created, ledger.add_workflow(workflow))
-
-
-def _newest_revision(ledger: Ledger) -> str | None:
-    try:
-        return ledger.workflow()[1].revision
-    except WorkflowMissing:
-        return None
 
 
 def _check_bucket(clients: Clients, uri: str) -> None:

@@ -25,6 +25,10 @@ class RevisionChanged(Refused):
     """Table {table} holds done nests of revision {found} (e.g. item {item_id}), and the workflow file is now revision {revision}: its parameters, scripts, references, verify hook or caller differ. Nothing was changed. Restore them, or have those nests done again with: pyanamo workflow create FILE --new-revision"""
 
 
+class RevisionPinned(Refused):
+    """Run {run_id} of table {table} is live and works with revision {found}; the workflow is now revision {revision}: its parameters, scripts, references, verify hook or caller differ. Nothing was changed. Restore them, or let that run end first: pyanamo watch {run_id} --table {table}      (or end it: pyanamo runs drain {run_id} --table {table})"""
+
+
 @dataclass(frozen=True)
 class Affected:
     """An item with done nests of other revisions than the one asked for."""
@@ -55,6 +59,34 @@ def affected(ledger: Ledger, revision: str) -> Iterator[Affected]:
                 yield from (found for found in pool.map(look, batch) if found)
                 batch = []
         yield from (found for found in pool.map(look, batch) if found)
+
+
+def check_version(ledger: Ledger, revision: str, *, new_revision: bool = False) -> None:
+    """Refuse to store a version of this revision beside work of another one.
+
+    Args:
+        new_revision: done nests of another revision are going to be done again.
+
+    Raises:
+        RevisionPinned: a live run works with another revision, so that what it does next would be of that one.
+        RevisionChanged: nests of another revision are done.
+    """
+    for run in ledger.live_runs():
+        if run.revision != revision:
+            raise RevisionPinned(table=ledger.table, run_id=run.run_id, found=run.revision, revision=revision)
+    if not new_revision:
+        check_done(ledger, revision)
+
+
+def check_done(ledger: Ledger, revision: str) -> None:
+    """Refuse done nests of another revision. Nests are read only if the table has ever held a version of another one:
+    that its newest version has this revision says nothing of what older ones have left.
+
+    Raises:
+        RevisionChanged: names the first item that was found.
+    """
+    if any(version.revision != revision for _, version in ledger.workflow_versions()):
+        check_revision(ledger, revision)
 
 
 def check_revision(ledger: Ledger, revision: str) -> None:

@@ -13,7 +13,7 @@ from pyanamo_core.clock import FakeClock
 from pyanamo_core.fleet.progress import Outcome
 from pyanamo_core.ledger.memory import MemoryLedger
 from pyanamo_core.model import Cause, Definition, Mode, Nest, NestStatus, Run, State
-from pyanamo_core.revision import check_revision
+from pyanamo_core.revision import check_version
 from pyanamo_core.sheet import SheetRow
 from pyanamo_core.workflow import Buckets, Workflow
 
@@ -66,8 +66,7 @@ class World:
     def provision(self, step: Step, *, new_revision: bool) -> Opened:
         self.effect()
         ledger = self.ledger(step.table)
-        if not new_revision:
-            check_revision(ledger, step.workflow.revision)
+        check_version(ledger, step.workflow.revision, new_revision=new_revision)
         ledger.add_workflow(step.workflow)
         self.effect()
         return Opened(ledger, *ledger.workflow())
@@ -88,7 +87,9 @@ class World:
         definition = Definition(script="work", arguments=(name,))
         return SheetRow(item_id=item_id, task_id="t", definition=definition, line=1), name, content.encode()
 
-    def plan(self, told: dict[str, str], store: bool) -> Plan:
+    def plan(self, told: dict[str, str], store: bool, table: str) -> Plan:
+        # Pilots of a live run find plans as they were when it began.
+        assert not (store and self.ledger(table).live_runs()), f"a plan of {table} written beside a live run"
         made = [self.row(item_id, content) for item_id, content in told.items()]
         for _, name, content in made if store else ():
             self.effect()
@@ -97,13 +98,15 @@ class World:
 
     def gather_plan(self, store: bool) -> Plan:
         done = self.ledger("Calls").items(State.DONE)
-        return self.plan({item.item_id: f"{item.item_id} {item.fence}" for item in done}, store)
+        return self.plan({item.item_id: f"{item.item_id} {item.fence}" for item in done}, store, "Calls-gather")
 
     def joint_plan(self, store: bool) -> Plan:
-        return self.plan({f"r{n}": f"r{n} {self.fences('Calls-gather')}" for n in range(self.regions)}, store)
+        return self.plan(
+            {f"r{n}": f"r{n} {self.fences('Calls-gather')}" for n in range(self.regions)}, store, "Calls-joint"
+        )
 
     def concat_plan(self, store: bool) -> Plan:
-        return self.plan({"cohort": self.fences("Calls-joint", lambda one: one != "cohort")}, store)
+        return self.plan({"cohort": self.fences("Calls-joint", lambda one: one != "cohort")}, store, "Calls-joint")
 
     def report(self) -> str:
         self.effect()
@@ -160,6 +163,7 @@ class World:
             return
         for index in range(claim.item.nests):
             nest = Nest(item_id=item_id, epoch=claim.epoch, index=index, status=NestStatus.DONE, fence=claim.fence)
-            revision = ledger.workflow()[1].revision
+            # The revision that its run pins, as a pilot does.
+            revision = ledger.run(run_id).revision if run_id else ledger.workflow()[1].revision
             ledger.record_nest(claim, nest.model_copy(update={"revision": revision}))
         ledger.finish(claim, nests_done=claim.item.nests)

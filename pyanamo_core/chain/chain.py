@@ -35,11 +35,11 @@ from pyanamo_core.chain.steps import (
     incomplete,
     silent,
 )
-from pyanamo_core.errors import ItemMissing, PyAnamoError
+from pyanamo_core.errors import ItemMissing, PyAnamoError, Refused
 from pyanamo_core.importer import import_sheet
 from pyanamo_core.model import Item, Mode, State
 from pyanamo_core.protocols import Ledger
-from pyanamo_core.revision import RevisionChanged, affected, do_again
+from pyanamo_core.revision import RevisionChanged, affected, check_done, do_again
 from pyanamo_core.sheet import SheetRow
 
 READERS: Final = 16
@@ -83,11 +83,12 @@ class Chain:
         """How far each step is. Reads only. Of a step that waits for another one, only what its table holds is known."""
         told: list[Look] = []
         before: Look | None = None
-        for step in self.span(first, last):
+        span = self.span(first, last)
+        for step in span:
             if before is not None and before.state not in (StepState.DONE, StepState.PARTIAL):
                 before = self._waiting(step, before)
             else:
-                before = self._look_now(step, before.finished if before else 0.0)
+                before = self._look_now(step, before.finished if before else self._finished_before(span[0]))
             told.append(before)
         return told
 
@@ -100,8 +101,9 @@ class Chain:
             StepRevisionChanged. PyAnamoError: as planning, provisioning and runs raise them.
         """
         told: list[Look] = []
-        finished = 0.0
-        for step in self.span(first, last):
+        span = self.span(first, last)
+        finished = self._finished_before(span[0])
+        for step in span:
             seen = self._act(step, finished, say) if step.act else self._bring_to_its_end(step, runner, say)
             finished = max(finished, seen.finished)
             told.append(seen)
@@ -118,6 +120,14 @@ class Chain:
         seen = counted(step, [(None, item) for item in own])
         runs = tuple(run.run_id for run in opened.ledger.live_runs())
         return replace(seen, state=StepState.WAITS, runs=runs, note=waits)
+
+    def _finished_before(self, step: Step) -> float:
+        """When the last item of the steps before an act was finished; seconds since 1970."""
+        if step.act is None:
+            return 0.0
+        tables = dict.fromkeys(one.table for one in self.steps[: self.steps.index(step)] if one.table)
+        opened = [found for found in map(self._tables.open, tables) if found]
+        return max((item.finished_at or 0.0 for one in opened for item in one.ledger.items(State.DONE)), default=0.0)
 
     def _look_now(self, step: Step, since: float) -> Look:
         if step.act is not None:
@@ -181,25 +191,28 @@ class Chain:
         return self._look_now(step, finished)
 
     def _bring_to_its_end(self, step: Step, runner: Runner, say: Say) -> Look:
-        plan = step.plan(True) if step.plan else None
         for _ in range(MAX_ROUNDS):
-            opened = self._prepare(step, plan, say)
-            seen = self._look(step, opened, plan)
+            opened = self._provision(step)
             live = next(iter(opened.ledger.live_runs()), None)
-            if not seen.wanted:
-                raise StepEmpty(step=step.name, table=step.table)
-            if live is None and not seen.todo:
-                return self._ended(step, seen, say)
             if live is not None:
+                # Its plans and items are left as its pilots found them, whoever began it; what comes next is planned after.
                 say(f"{step.name}: run {live.run_id} of table {step.table} is live: carried on")
+                self._import(step, opened)
             else:
+                # Planned anew in each round: another chain may have gone on with these tables while a run was watched.
+                seen = self._look(step, opened, self._prepare(step, opened, say))
+                if not seen.wanted:
+                    raise StepEmpty(step=step.name, table=step.table)
+                if not seen.todo:
+                    return self._ended(step, opened, seen, say)
+                live = next(iter(opened.ledger.live_runs()), None)
                 say(f"{step.name}: {seen.todo:,} of {seen.wanted:,} items of table {step.table} are to be done")
             outcome = runner(step, opened, live)
             stopped_before = live is not None and live.mode is not Mode.RUN
             if outcome.outcome in ("failed", "stopped"):
-                seen = self._look(step, opened, plan)
-                if not seen.todo:
-                    return self._ended(step, seen, say)
+                seen = self._look_again(step, opened)
+                if seen.wanted and not seen.todo:
+                    return self._ended(step, opened, seen, say)
                 if seen.failures:
                     # It stopped at too many failures: their causes are the reason.
                     raise incomplete(seen, whole=True)
@@ -209,16 +222,23 @@ class Chain:
                 raise StepStopped(
                     step=step.name, run_id=outcome.run.run_id, table=step.table, outcome=told, reason=reason
                 )
-        return self._ended(step, self._look(step, self._tables.open(step.table), plan), say)
-
-    def _prepare(self, step: Step, plan: Plan | None, say: Say) -> Opened:
-        """Table, files, items as they are wanted now: each part of it can be repeated."""
         opened = self._provision(step)
-        ledger, revision = opened.ledger, opened.workflow.revision
+        return self._ended(step, opened, self._look_again(step, opened), say)
+
+    def _look_again(self, step: Step, opened: Opened) -> Look:
+        return self._look(step, opened, step.plan(False) if step.plan else None)
+
+    def _import(self, step: Step, opened: Opened) -> None:
         if step.sheet is not None:
-            driver.import_items(ledger, step.sheet, opened.workflow, update=step.update)
+            driver.import_items(opened.ledger, step.sheet, opened.workflow, update=step.update)
+
+    def _prepare(self, step: Step, opened: Opened, say: Say) -> Plan | None:
+        """Plans, their files, items as they are wanted now: each part of it can be repeated. No run is live meanwhile."""
+        ledger, revision = opened.ledger, opened.workflow.revision
+        self._import(step, opened)
+        plan = step.plan(True) if step.plan else None
         if plan is None:
-            return opened
+            return None
         done = import_sheet(ledger, _Rows(plan.rows), update=True, revision=revision)
         stale = self._stale(step, ledger, plan)
         _each(ledger.cancel, stale)
@@ -237,20 +257,23 @@ class Chain:
         ]
         if told:
             say(f"{step.name}: items of table {step.table}: {', '.join(told)}")
-        return opened
+        return plan
 
     def _provision(self, step: Step) -> Opened:
         try:
             opened = self._tables.provision(step, new_revision=self._new_revision)
         except RevisionChanged as refusal:
-            if step.plan is None:
-                raise
-            raise StepRevisionChanged(table=step.table, step=step.name) from refusal
+            raise _told_by_step(step, refusal) from refusal
         if self._new_revision:
             do_again(opened.ledger, affected(opened.ledger, opened.workflow.revision))
         return opened
 
-    def _ended(self, step: Step, seen: Look, say: Say) -> Look:
+    def _ended(self, step: Step, opened: Opened, seen: Look, say: Say) -> Look:
+        try:
+            # A run that pins another revision may have begun between our look and the storing of this one.
+            check_done(opened.ledger, opened.workflow.revision)
+        except RevisionChanged as refusal:
+            raise _told_by_step(step, refusal) from refusal
         if seen.state is StepState.DONE:
             say(f"{step.name}: {seen.done:,} of {seen.wanted:,} items done")
             return seen
@@ -258,6 +281,10 @@ class Chain:
             say(f"{step.name}: {seen.done:,} of {seen.wanted:,} items done; goes on without the others (--partial)")
             return replace(seen, state=StepState.PARTIAL)
         raise incomplete(seen, whole=step.whole)
+
+
+def _told_by_step(step: Step, refusal: RevisionChanged) -> Refused:
+    return StepRevisionChanged(table=step.table, step=step.name) if step.plan else refusal
 
 
 class _Rows:

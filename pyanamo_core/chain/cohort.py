@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from pyanamo_core.aws import Clients, code_of
+from pyanamo_core.chain.chain import standing_of
 from pyanamo_core.chain.report import put_report, report_uri
 from pyanamo_core.chain.steps import Plan, Step
-from pyanamo_core.errors import BadInput
+from pyanamo_core.errors import BadInput, Refused, TableMissing
 from pyanamo_core.model import NestStatus, State
 from pyanamo_core.protocols import Ledger
 from pyanamo_core.sheet import Sheet, SheetRow
@@ -32,6 +33,10 @@ JOINT_MB: Final = 4096
 
 class ReferenceUnnamed(BadInput):
     """The workflow of table {table} names no reference `ref`, without which nothing can be called jointly. Add it to `references` in the workflow file."""
+
+
+class GatheredOutdated(Refused):
+    """{count:,} items of table {table}, the first {item_id}, are not gathered as they are now: they are new, or were called again since, and their gVCFs in table {table}-gather are of what was before. Bring them up with: pyanamo cohort run --from gather --table {table}      (or leave them out: --partial)"""
 
 
 def cohort_steps(
@@ -149,6 +154,8 @@ class Plans:
     ) -> None:
         self._clients, self._partial, self._also = clients, partial, tuple(dict.fromkeys(also))
         self._call, self._gather, self._joint = call, gather, joint
+        self._rows: Sequence[SheetRow] = ()
+        """Of the plan of gather that was made last, until a plan of joint has used it."""
 
     def gather(self, store: bool) -> Plan:
         """An item per sample of the call's table."""
@@ -163,7 +170,8 @@ class Plans:
             partial=self._partial,
             reblock=self._call.cohort.gather.reblock,
         )
-        return Plan(_sheet_rows(rows))
+        self._rows = _sheet_rows(rows)
+        return Plan(self._rows)
 
     def joint(self, store: bool) -> Plan:
         """An item per region of what is gathered, here and earlier."""
@@ -206,25 +214,58 @@ class Plans:
         return sorted(one.item_id for one in items if not (self._partial and one.state is State.CANCELLED))
 
     def _gathered(self) -> list[GatheredGvcf]:
-        """What the gather table holds of the samples that are in the call's table now."""
-        from pyanamo_core.genomics import plans
-
-        ledger = _ledger(self._clients, self._gather)
-        chosen = self._samples(_ledger(self._clients, self._call))
-        if self._partial:
-            done = {item.item_id for item in ledger.items(State.DONE)}
-            chosen = [one for one in chosen if one in done]
-        return plans.gathered_of(ledger, self._clients, items=chosen)
+        """What the gather table holds of the samples of the call's table, each as that table holds it now."""
+        rows = self._rows or self.gather(False).rows
+        # Once only: a joint call may take hours, and then what was planned before it is old.
+        self._rows = ()
+        return self._present(_ledger(self._clients, self._gather), rows, self._call.table_name)
 
     def _earlier(self, where: str, inputs: Inputs) -> list[GatheredGvcf]:
-        """What was gathered earlier: of another cohort's call table, by its ledger, or whatever lies below a prefix."""
+        """What was gathered earlier: of another cohort's call table, by its ledgers, or whatever lies below a prefix."""
         from pyanamo_core.genomics import plans
         from pyanamo_core.ledger import open_ledger
 
         if "/" in where:
             return plans.gathered_below(inputs, where.rstrip("/"))
-        ledger = open_ledger(self._clients, tables_of(where)["gather"])[0]
-        return plans.gathered_of(ledger, self._clients)
+        gathers = open_ledger(self._clients, tables_of(where)["gather"])[0]
+        try:
+            ledger, _, workflow = open_ledger(self._clients, where)
+        except TableMissing:  # Only its gVCFs are left, and nothing that they could contradict.
+            return plans.gathered_of(gathers, self._clients)
+        chosen = self._samples(ledger)
+        rows = plans.gather_rows(
+            ledger,
+            _writing(self._clients, store=False),
+            place_of(gather_workflow(workflow)),
+            items=chosen,
+            partial=True,
+            reblock=workflow.cohort.gather.reblock,
+        )
+        standing = {item.item_id: item.state for item in gathers.items()}
+        lost = sorted(standing.keys() - {row.item_id for row in rows})
+        lost = [one for one in lost if standing[one] is State.DONE]
+        if lost and not self._partial:
+            raise GatheredOutdated(count=len(lost), item_id=lost[0], table=where)
+        return self._present(gathers, _sheet_rows(row for row in rows if row.item_id in standing), where)
+
+    def _present(self, gathers: Ledger, rows: Sequence[SheetRow], table: str) -> list[GatheredGvcf]:
+        """The gathered gVCFs of these rows of a plan of gather, made as it says. With `partial` the others are left out.
+
+        Raises:
+            GatheredOutdated: some were made of something else, or not at all.
+        """
+        from pyanamo_core.genomics import plans
+
+        present: list[str] = []
+        outdated: list[str] = []
+        for row, item in standing_of(gathers, rows):
+            same = item is not None and item.definition_hash == row.definition.hash
+            done = same and item is not None and item.state is State.DONE
+            (present if done or (same and not self._partial) else outdated).append(row.item_id)
+        if outdated and not self._partial:
+            raise GatheredOutdated(count=len(outdated), item_id=outdated[0], table=table)
+        # Not all there are: those that this plan does not want are of samples that were taken away.
+        return plans.gathered_of(gathers, self._clients, items=present) if present else []
 
     def _dictionary(self) -> Dictionary:
         """The reference's .dict; where none lies beside it, that of the reference as this machine stages it."""

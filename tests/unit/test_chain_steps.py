@@ -17,6 +17,7 @@ from pyanamo_core.chain import (
 )
 from pyanamo_core.fleet.progress import Outcome
 from pyanamo_core.model import Definition, Mode, State
+from pyanamo_core.revision import RevisionPinned
 
 ALL = ["Calls/S0", "Calls/S1", "Calls/S2"]
 ALL += ["Calls-gather/S0", "Calls-gather/S1", "Calls-gather/S2"]
@@ -279,3 +280,140 @@ def test_other_parameters_of_a_step_are_refused_and_done_again_on_demand():
     assert "Calls-gather/S0" in world.ran
     assert "Calls/S0" not in world.ran
     all_done(world)
+
+
+# ---------------------------------------------------------------------------------------------------- revisions
+
+
+def test_other_parameters_are_refused_while_a_run_of_the_old_ones_is_live_and_nothing_is_stored():
+    # Given a run of gather that has begun and done nothing yet
+    world = World()
+    world.run(last="call")
+    gather = world.ledger("Calls-gather")
+    old = world.workflow("Calls-gather")
+    driver.begin(gather, gather.add_workflow(old), old, run_id="old")
+    # When the chain comes with others
+    world.parameters = {"REBLOCK": "1"}
+    for again in (False, True):
+        with pytest.raises(RevisionPinned, match="Run old of table Calls-gather is live and works with revision"):
+            world.run(new_revision=again)
+    # Then nothing of them is in the table, and that run is not taken for one of theirs
+    assert [workflow for _, workflow in gather.workflow_versions()] == [old]
+    assert [run.run_id for run in gather.live_runs()] == ["old"]
+    # When it has ended, then all is of the new ones
+    gather.end_run("old", "cancelled")
+    world.run()
+    nests = [nest for item in gather.items() for nest in gather.nests(item).values()]
+    assert {nest.revision for nest in nests} == {world.workflow("Calls-gather").revision} != {old.revision}
+
+
+def test_a_new_revision_killed_before_it_sent_nests_back_is_not_taken_for_done():
+    # Given a cohort, and other parameters for it
+    world = World()
+    world.run()
+    world.parameters = {"REBLOCK": "1"}
+    gather = world.ledger("Calls-gather")
+    # When the chain is killed between storing them and sending the first nest back
+    world.die_at = world.effects + 3
+    with pytest.raises(Killed):
+        world.run(new_revision=True)
+    world.die_at = None
+    assert len(gather.workflow_versions()) == 2
+    assert gather.count(State.DONE) == 3
+    # Then it is refused plainly, as before, and goes on when it is given again as it was
+    with pytest.raises(StepRevisionChanged, match="than step gather has now"):
+        world.run()
+    world.run(new_revision=True)
+    nests = [nest for item in gather.items() for nest in gather.nests(item).values()]
+    assert {nest.revision for nest in nests} == {world.workflow("Calls-gather").revision}
+
+
+def test_nests_that_a_run_of_another_revision_did_meanwhile_are_not_called_done():
+    # Given gather's table, where a run of the old revision begins after the new one was stored
+    world = World()
+    world.run(last="call")
+    gather = world.ledger("Calls-gather")
+    old = world.workflow("Calls-gather")
+    first = gather.add_workflow(old)
+    world.parameters = {"REBLOCK": "1"}
+
+    def other(step, opened, live):
+        return world.work(step, opened, driver.begin(gather, first, old))
+
+    # When the chain watches it to its end, then it does not call that done
+    with pytest.raises(StepRevisionChanged):
+        world.chain().run(other)
+
+
+# ---------------------------------------------------------------------------------------------------- two chains
+
+
+def test_a_chain_that_another_one_has_overtaken_ends_with_what_that_one_added():
+    # Given a chain that watches its joint call, while another one brings a sample more to its end
+    world = World()
+    work = world.work
+
+    def watching(step, opened, live):
+        outcome = work(step, opened, live)
+        if step.name == "joint" and "S9" not in {item.item_id for item in world.tables["Calls"].items()}:
+            world.tables["Calls"].import_item("S9", "call", Definition(script="call"))
+            world.run()
+            world.ran.clear()
+        return outcome
+
+    # When it goes on
+    looks = world.chain().run(watching)
+    # Then it plans anew, finds that one's regions done, and undoes nothing of them
+    assert {look.state for look in looks} == {StepState.DONE}
+    assert world.ran == []
+    all_done(world)
+
+
+def test_no_plan_is_written_and_no_item_moved_while_a_run_of_that_table_is_live():
+    # Given a joint call that somebody's run works on, and a sample that came since
+    world = World()
+    world.run(last="gather")
+    joint, workflow = world.ledger("Calls-joint"), world.workflow("Calls-joint")
+    version = joint.add_workflow(workflow)
+    for row in world.joint_plan(True).rows:
+        joint.import_item(row.item_id, row.task_id, row.definition)
+    driver.begin(joint, version, workflow, run_id="theirs")
+    before, objects = list(joint.items()), dict(world.objects)
+    world.tables["Calls"].import_item("S9", "call", Definition(script="call"))
+    work, seen = world.work, []
+
+    def looking(step, opened, live):
+        if live is not None and live.run_id == "theirs":
+            kept = {name: content for name, content in world.objects.items() if "S9" not in name}
+            seen.append((list(joint.items()) == before, kept == objects))
+        return work(step, opened, live)
+
+    # When a chain comes
+    world.chain().run(looking)
+    # Then that run finds items and plans as they were; afterwards all is made with the new sample
+    assert seen == [(True, True)]
+    all_done(world)
+
+
+# ---------------------------------------------------------------------------------------------------- the report
+
+
+def test_a_report_alone_is_written_again_if_the_tables_have_gone_on_since():
+    # Given a cohort with its report, and a sample that was done again without one
+    world = World()
+    world.run()
+    first = world.reported
+    call = world.tables["Calls"]
+    call.redo(call.item("S1"), [0])
+    world.run(last="concat")
+    # When the report alone is looked at and asked for
+    assert [look.state for look in world.chain().look(first="report")] == [StepState.TODO]
+    world.run(first="report")
+    # Then it is written anew, and not a third time
+    assert world.reported is not None
+    assert first is not None
+    assert world.reported > first
+    assert [look.state for look in world.chain().look(first="report")] == [StepState.DONE]
+    effects_before = world.effects
+    world.run(first="report")
+    assert world.effects == effects_before
