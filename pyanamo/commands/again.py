@@ -6,8 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
-from itertools import islice, pairwise
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +15,7 @@ from pyanamo.addressing import find_nest, find_nests, read_region, value_loci
 from pyanamo.commands.items import ALL_IN, THREADS, YES, Moved, NothingNamed, each
 from pyanamo.commands.sheet import read_list
 from pyanamo.context import Context, command
+from pyanamo.new_values import NewValues
 from pyanamo.render import Told
 from pyanamo_core.errors import BadInput, MoveRefused, NestMissing, NotFound
 from pyanamo_core.model import Definition, Item, Nest, NestStatus, Output, State
@@ -34,10 +34,6 @@ class NothingThere(NotFound):
 
 class LociUnknown(BadInput):
     """Item {item_id}, nest {nest}: which loci {value} holds is not known, as no manifest of it is recorded. Name such nests with --nest"""
-
-
-class LociOverlap(BadInput):
-    """{new} overlaps {old}{of}: gather refuses loci that overlap. Nothing was changed. Give loci beside those that are there, or say --overlapping if these values are no loci to gather."""
 
 
 class NothingGiven(BadInput):
@@ -89,17 +85,19 @@ def extend(
             raise NothingGiven
         row = context.ledger.item(named[0])
         values = tuple(dict.fromkeys((words or ())[1:]))
-        return each(context, "extend", [row], lambda item: _extended(context, item, values, overlapping))
+        rule = NewValues(context, of_nest=_target_loci(context), overlapping=overlapping)
+        return each(context, "extend", [row], lambda item: _extended(context, item, values, rule))
     values = tuple(dict.fromkeys(read_list(arguments)))
     if not values:
         raise NothingGiven
-    _refuse_overlap((), values, overlapping)
+    rule = NewValues(context, of_nest=_target_loci(context), overlapping=overlapping)
+    rule.refuse_twice(values)
     chosen = _many(context, named, state)
     whom = f"{len(chosen):,} items" if named or state else f"every item of table {context.table_name} ({len(chosen):,})"
     if not named:
         context.confirm(f"Extend {whom} by up to {len(values):,} nests each", yes=yes)
-    _check_all(context, chosen, values, overlapping)
-    return each(context, "extend", chosen, lambda item: _extended(context, item, values, overlapping))
+    _check_all(context, chosen, values, rule)
+    return each(context, "extend", chosen, lambda item: _extended(context, item, values, rule))
 
 
 def _many(context: Context, named: Sequence[str], state: State | None) -> list[Item]:
@@ -112,51 +110,26 @@ def _many(context: Context, named: Sequence[str], state: State | None) -> list[I
     return [item for item in found if state is not None or item.state is not State.CANCELLED]
 
 
-def _check_all(context: Context, items: Sequence[Item], values: tuple[str, ...], overlapping: bool) -> None:
-    """Refuse what overlaps in any item before the first is moved."""
+def _check_all(context: Context, items: Sequence[Item], values: tuple[str, ...], rule: NewValues) -> None:
+    """Refuse what cannot be called or overlaps in any item before the first is moved."""
 
     def check(item: Item) -> None:
-        _refuse_overlap(context.ledger.definition(item).arguments, values, overlapping, item.item_id)
+        rule.refuse(item, context.ledger.definition(item), values)
 
-    if not overlapping:
-        with ThreadPoolExecutor(THREADS, thread_name_prefix="extend") as pool:
-            for _ in pool.map(check, items):
-                pass
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="extend") as pool:
+        for _ in pool.map(check, items):
+            pass
 
 
-def _extended(context: Context, item: Item, values: tuple[str, ...], overlapping: bool) -> Item | Moved:
+def _extended(context: Context, item: Item, values: tuple[str, ...], rule: NewValues) -> Item | Moved:
     definition = context.ledger.definition(item)
     known = frozenset(definition.arguments)
     new = tuple(value for value in values if value not in known)
     if not new:
         return _left(item, "it has these nests already")
-    _refuse_overlap(definition.arguments, new, overlapping, item.item_id)
+    rule.refuse(item, definition, new)
     after = context.ledger.extend(item, new)
     return Moved(after.item_id, "extend", after.state, after.cancelled, f"{len(new)} nests more" if new[1:] else "")
-
-
-def _refuse_overlap(there: tuple[str, ...], new: tuple[str, ...], allowed: bool, item_id: str = "") -> None:
-    known = frozenset(there)
-    found = None if allowed else _overlap(there, tuple(one for one in new if one not in known))
-    if found is not None:
-        raise LociOverlap(old=found[0], new=found[1], of=f" of item {item_id}" if item_id else "")
-
-
-@lru_cache(maxsize=64)
-def _overlap(there: tuple[str, ...], new: tuple[str, ...]) -> tuple[str, str] | None:
-    """A value and a new one that overlap; items mostly have the same loci, so that one look does for all."""
-    places = sorted(
-        (locus, fresh, value)
-        for fresh, values in ((False, there), (True, new))
-        for value in values
-        for locus in value_loci(value)
-    )
-    reach = places[0] if places else None
-    for one, two in pairwise(places):
-        reach = one if reach is None or one[0].contig != reach[0].contig or one[0].end > reach[0].end else reach
-        if reach[0].overlaps(two[0]) and (reach[1] or two[1]):
-            return (reach[2], two[2]) if two[1] else (two[2], reach[2])
-    return None
 
 
 # --------------------------------------------------------------------------------------------------------------- redo

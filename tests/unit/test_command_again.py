@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 
 from pyanamo.context import Context, Opened
 from pyanamo.main import app
+from pyanamo.new_values import HOOK
 from pyanamo_core.clock import FakeClock
 from pyanamo_core.ledger.memory import MemoryLedger
 from pyanamo_core.model import Cause, Definition, Nest, NestStatus, Output, State
-from pyanamo_core.workflow import Buckets, Workflow
+from pyanamo_core.workflow import Buckets, Reference, Workflow
 
 WORKFLOW = Workflow(name="Count", queue="Q", job_definition="D", buckets=Buckets(results="s3://bucket/prefix"))
 LOCI = ("c:1-100", "c:101-200", "d:1-100")
@@ -160,6 +161,105 @@ def test_what_cannot_be_meant_is_said_and_changes_nothing(ledger: MemoryLedger, 
     told = typed(*words)
     assert (told.exit_code, what in told.stderr) == (code, True), told.stderr
     assert ledger.item("A") == before
+
+
+@pytest.fixture
+def exome(ledger: MemoryLedger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A table of loci with a reference of three contigs and task scripts with two interval lists; gives its folder."""
+    lengths = {"chr1": 60000, "chr2": 50000, "chr3": 40000}
+    (tmp_path / "genome.dict").write_text("".join(f"@SQ\tSN:{name}\tLN:{bases}\n" for name, bases in lengths.items()))
+    targets = tmp_path / "scripts" / "targets"
+    targets.mkdir(parents=True)
+    (targets / "0001.bed").write_text("chr1\t1621\t1910\nchr1\t7216\t7460\n")
+    (targets / "0002.bed").write_text("chr2\t100\t200\n")
+    (targets / "0003.bed").write_text("chr2\t150\t300\n")
+    (targets / "0004.bed").write_text("chr3\t150\t300\n")
+    told = WORKFLOW.model_copy(
+        update={
+            "references": (Reference(name="ref", uri=str(tmp_path / "genome.fa")),),
+            "scripts": str(tmp_path / "scripts"),
+            "verify": HOOK,
+        }
+    )
+    monkeypatch.setattr(Context, "opened", property(lambda _: Opened(ledger, 1, told)))
+    add(ledger, "A", "@targets/0001.bed", "@targets/0002.bed")
+    add(ledger, "B", "@targets/0001.bed", "@targets/0002.bed")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        (
+            "@targets/0009.bed",
+            "the task scripts hold no such interval list (they hold @targets/0001.bed, @targets/0002",
+        ),
+        ("chr9:1-100", "Locus chr9:1-100: the reference has no contig chr9"),
+        ("chr1:60000-70000", "Locus chr1:60000-70000: contig chr1 ends at 60000"),
+        ("chr1:1700-1800", "chr1:1700-1800 overlaps @targets/0001.bed of item "),
+        ("@targets/0003.bed", "@targets/0003.bed overlaps @targets/0002.bed of item "),
+        ("NA12878.bam", "Locus NA12878.bam: neither contig:start-end nor a contig of the reference"),
+    ],
+)
+@pytest.mark.parametrize("whom", [("A",), ("A", "B", "--loci"), ("--yes", "--loci")])
+def test_a_new_nest_that_nobody_could_call_is_refused_before_an_item_moves(
+    ledger: MemoryLedger, exome: Path, whom: tuple[str, ...], value: str, what: str
+):
+    # Given a table of interval lists, when it shall have a place that its reference or its task scripts do not hold
+    told = typed("extend", *whom, value)
+    # Then the refusal says what and where, and no item has moved
+    assert (told.exit_code, what in told.stderr, "Nothing was changed" in told.stderr) == (3, True, True), told.stderr
+    assert values(ledger, "A") == values(ledger, "B") == ("@targets/0001.bed", "@targets/0002.bed")
+
+
+def test_loci_and_lists_beside_those_that_are_there_are_taken(ledger: MemoryLedger, exome: Path):
+    # Given a table of interval lists, when places beside them are added, one of them a whole contig's end
+    assert typed("extend", "A", "@targets/0004.bed", "chr1:1911-7216", "chr1:59999-60000").exit_code == 0
+    # Then they are there
+    assert values(ledger, "A")[2:] == ("@targets/0004.bed", "chr1:1911-7216", "chr1:59999-60000")
+
+
+def test_a_list_that_the_scripts_no_longer_hold_is_known_by_what_its_nest_recorded(ledger: MemoryLedger, exome: Path):
+    # Given an item whose list has gone from the task scripts, and the manifest of what was called with it
+    manifest = exome / "0.manifest.json"
+    manifest.write_text(json.dumps({"loci": ["chr3:1000-2000"]}))
+    done(ledger, "C", "@gone/1.bed", outputs=(Output(uri=str(manifest), bytes=manifest.stat().st_size),))
+    # When a locus within it is given, then it is refused, and one beside it is not
+    told = typed("extend", "C", "chr3:1500-1600")
+    assert (told.exit_code, "chr3:1500-1600 overlaps @gone/1.bed of item C" in told.stderr) == (3, True), told.stderr
+    assert typed("extend", "C", "chr3:2001-2100").exit_code == 0
+
+
+def test_a_reference_that_cannot_be_read_here_is_said_and_holds_nothing_up(ledger: MemoryLedger, exome: Path):
+    # Given a table whose reference is not on this machine
+    (exome / "genome.dict").unlink()
+    # When it is extended, then it is, with a word about what was not checked
+    told = typed("extend", "A", "chr9:1-100")
+    assert told.exit_code == 0, told.stderr
+    assert "genome.fa cannot be read from here (neither a .dict nor a .fai lies beside it)" in told.stderr
+    assert values(ledger, "A")[-1] == "chr9:1-100"
+
+
+def test_an_index_serves_where_there_is_no_dict(ledger: MemoryLedger, exome: Path):
+    # Given a reference with its .fai alone, when a place beyond a contig is given, then it is refused
+    (exome / "genome.dict").unlink()
+    (exome / "genome.fa.fai").write_text("chr1\t60000\t6\t60\t61\n")
+    told = typed("extend", "A", "chr1:60000-70000")
+    assert (told.exit_code, "contig chr1 ends at 60000" in told.stderr) == (3, True), told.stderr
+
+
+@pytest.mark.parametrize("hook", ["", "own.module:hook"])
+def test_values_that_are_no_loci_are_not_looked_up_in_a_reference(
+    ledger: MemoryLedger, exome: Path, monkeypatch: pytest.MonkeyPatch, hook: str
+):
+    # Given a table of somebody's own, whose values are words, with a reference
+    told = Opened(ledger, 1, Context().workflow.model_copy(update={"verify": hook}))
+    monkeypatch.setattr(Context, "opened", property(lambda _: told))
+    add(ledger, "W", "one", "two")
+    # When it gets another, then it does; an item of loci is looked at all the same
+    assert typed("extend", "W", "three").exit_code == 0
+    add(ledger, "L", "chr1:1-100")
+    assert typed("extend", "L", "chr9:1-100").exit_code == 3
 
 
 # ---------------------------------------------------------------------------------------------------------------- redo
