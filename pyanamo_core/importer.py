@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pyanamo_core.errors import Refused
-from pyanamo_core.model import Imported
+from pyanamo_core.model import Imported, State
 from pyanamo_core.protocols import Ledger
 from pyanamo_core.sheet import SheetRow
 
@@ -42,12 +42,41 @@ class ImportReport:
     """The first 1,000, by line."""
 
 
+@dataclass(frozen=True)
+class Losses:
+    """Done nests that an import with `update` would do again: how many, of how many items, and one of these."""
+
+    items: int = 0
+    nests: int = 0
+    example: str = ""
+
+
 class Rows(Protocol):
     """Items to import, and how many: a sheet, or rows in memory."""
 
     @property
     def items(self) -> int: ...
     def rows(self) -> Iterable[SheetRow]: ...
+
+
+def losses(ledger: Ledger, sheet: Rows) -> Losses:
+    """What an import with `update` would throw away: an edited item begins from nothing. Reads only.
+
+    One listing of the table; of it, only the items that have done nests are kept. Items at work are not counted, for
+    these are not edited.
+    """
+    done = {
+        item.item_id: (item.definition_hash, item.nests_done)
+        for item in ledger.items()
+        if item.nests_done and item.state is not State.LOCKED
+    }
+    items = nests = 0
+    example = ""
+    for row in sheet.rows() if done else ():
+        standing, count = done.get(row.item_id, ("", 0))
+        if count and standing != row.definition.hash:
+            items, nests, example = items + 1, nests + count, example or row.item_id
+    return Losses(items, nests, example)
 
 
 def import_sheet(

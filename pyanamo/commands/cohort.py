@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pyanamo.commands.run import page_of, read_workflow_for
+from pyanamo.commands.sheet import YES_UPDATE, confirm_losses_of
 from pyanamo.context import Context, command
 from pyanamo.progress import RunDisplay
 from pyanamo.render import Told, fields, table
@@ -101,6 +102,7 @@ def run(
     no_prefect: Annotated[
         bool, typer.Option("--no-prefect", help="Without Prefect, even if it has an address.")
     ] = False,
+    yes: YES_UPDATE = False,
 ) -> Told:
     """Call, gather and call jointly: each sample's loci, a gVCF per sample, a VCF of all. What is done is skipped.
 
@@ -110,6 +112,8 @@ def run(
     asked = Asked(told, workflow, sheet, update, first, last, tuple(also or ()), partial, pilots, new_revision)
     if dry_run:
         return _planned(context, asked)
+    if sheet is not None and update:
+        confirm_losses_of(context, told.table_name, sheet, yes=yes)
     url = context.settings.prefect_api_url
     try:
         looks = _with_prefect(context, url, asked) if url and not no_prefect else _plainly(context, url, asked)

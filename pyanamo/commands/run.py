@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pyanamo.commands.runs import RUN, find_run, state_of
+from pyanamo.commands.sheet import YES_UPDATE, confirm_losses_of
 from pyanamo.context import Context, command
 from pyanamo.progress import Bar, RunDisplay
 from pyanamo.render import Told, fields, span
@@ -68,10 +69,14 @@ def run(
     no_prefect: Annotated[
         bool, typer.Option("--no-prefect", help="Without Prefect, even if it has an address.")
     ] = False,
+    yes: YES_UPDATE = False,
 ) -> Told:
     """Run a workflow: start its pilots on Batch and watch them until no item is left."""
     if sheet is not None:
         read_sheet(sheet)
+        if update and not yes:
+            table = context.table_name if workflow is None else read_workflow_for(context, workflow).table_name
+            confirm_losses_of(context, table, sheet, yes=yes)
     url = context.settings.prefect_api_url
     if url and not (no_prefect or detach):
         return _with_prefect(context, url, workflow, sheet, update, pilots, run_id, max_failures)

@@ -11,15 +11,18 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pyanamo.context import Context, command
 from pyanamo.progress import Bar
 from pyanamo.render import Told, fields
-from pyanamo_core.errors import BadInput, Refused
+from pyanamo_core.errors import BadInput, NotFound, Refused
 from pyanamo_core.sheet import Sheet, find_delimiter, read_sheet, write_sheet
+
+if TYPE_CHECKING:
+    from pyanamo_core.protocols import Ledger
 
 ID_COLUMNS = ("itemID", "item", "sample", "id")
 """Columns of a table of items that may hold the itemID, the first that is there."""
@@ -34,6 +37,9 @@ _FILE_ENDINGS = (".txt", ".tsv", ".csv", ".json", ".list")
 DELIMITER = Annotated[
     str | None,
     typer.Option("--delimiter", metavar="SIGN", help="Between fields; default: found in the header. 'tab' is a tab."),
+]
+YES_UPDATE = Annotated[
+    bool, typer.Option("--yes", "-y", help="With --update: do not ask before done nests are done again.")
 ]
 NESTED = Annotated[str, typer.Option("--nested-delimiter", metavar="SIGN", help="Between the values of TaskArgs.")]
 
@@ -145,12 +151,18 @@ def import_(
         bool, typer.Option("--update", help="Edit items that stand in the table with another definition.")
     ] = False,
     priority: Annotated[int, typer.Option("--priority", min=0, max=9, help="0 is first, 9 is last.")] = 5,
+    yes: YES_UPDATE = False,
 ) -> Told:
-    """Import a sheet. The same sheet again changes nothing; an import that was interrupted completes."""
+    """Import a sheet. The same sheet again changes nothing; an import that was interrupted completes.
+
+    An item that is edited begins from nothing. Where nests of it are done, --update asks first.
+    """
     from pyanamo_core.importer import import_sheet
 
     found = read_sheet(sheet, delimiter=sign_of(delimiter), nested_delimiter=sign_of(nested_delimiter) or ",")
     opened = context.opened
+    if update:
+        confirm_losses(context, opened.ledger, found, yes=yes)
     try:
         with Bar(context, "import") as bar:
             report = import_sheet(
@@ -171,6 +183,34 @@ def import_(
         next="pyanamo items list" if report.conflicts else "pyanamo run",
         exit_code=Refused.exit_code if report.conflicts else 0,
     )
+
+
+def confirm_losses(context: Context, ledger: Ledger, sheet: Sheet, *, yes: bool) -> None:
+    """Ask before an import with --update makes done nests to be done again. Raises NotConfirmed; nothing was changed."""
+    from pyanamo_core.importer import losses
+
+    if yes:
+        return
+    lost = losses(ledger, sheet)
+    if lost.items:
+        whose = f"{lost.items:,} items (e.g. {lost.example})" if lost.items > 1 else f"item {lost.example}"
+        nests = "a done nest" if lost.nests == 1 else f"{lost.nests:,} done nests"
+        context.confirm(
+            f"Edit {whose} of table {ledger.table}; {nests} of {'these' if lost.items > 1 else 'it'} no longer count"
+            " and are done again (nests are only added by: pyanamo items extend)",
+            yes=False,
+        )
+
+
+def confirm_losses_of(context: Context, table: str, sheet: Path, *, yes: bool) -> None:
+    """The same for a sheet that a run imports; a table that is not there yet has nothing to lose. Raises NotConfirmed."""
+    from pyanamo_core.ledger import open_ledger
+
+    try:
+        ledger = open_ledger(context.clients, table)[0]
+    except NotFound:
+        return
+    confirm_losses(context, ledger, read_sheet(sheet), yes=yes)
 
 
 def import_view(report: Any) -> str:

@@ -15,7 +15,7 @@ from pyanamo.context import Context, Opened
 from pyanamo.main import app
 from pyanamo_core.clock import FakeClock
 from pyanamo_core.ledger.memory import MemoryLedger
-from pyanamo_core.model import Cause, Definition, Run
+from pyanamo_core.model import Cause, Definition, Nest, NestStatus, Run
 from pyanamo_core.workflow import Buckets, Workflow
 
 WORKFLOW = Workflow(name="Calls", queue="Q", job_definition="D", buckets=Buckets(results="s3://bucket/prefix"))
@@ -24,7 +24,7 @@ WORKFLOW = Workflow(name="Calls", queue="Q", job_definition="D", buckets=Buckets
 @pytest.fixture
 def ledger(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> MemoryLedger:
     """A table with a locked item A and a failed one B, in a folder with files that are of no use."""
-    made = MemoryLedger(rules=WORKFLOW.rules, clock=FakeClock())
+    made = MemoryLedger(rules=WORKFLOW.rules, clock=FakeClock(), table="Calls")
     monkeypatch.setattr(Context, "opened", property(lambda _: Opened(made, 1, WORKFLOW)))
     monkeypatch.chdir(tmp_path)
     for item_id in ("A", "B"):
@@ -116,3 +116,50 @@ def test_when_every_item_is_refused_the_reasons_stand_together(ledger: MemoryLed
     assert done.exit_code == 5
     assert "2 of 2 items were refused:" in done.stderr
     assert "extend of item B was refused: it is locked by pilot pilot-2" in done.stderr
+
+
+# ------------------------------------------------------------------------------------- sheets over what is done
+
+
+@pytest.fixture
+def half_done(ledger: MemoryLedger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> MemoryLedger:
+    """Item D with two done nests, item T that is to do, and a sheet with other nests for both and a new item N."""
+    ledger.import_item("D", "t", Definition(script="s", arguments=("c:1-100", "c:101-200")))
+    ledger.import_item("T", "t", Definition(script="s", arguments=("c:1-100", "c:101-200")))
+    claim = ledger.claim("D", "pilot-1")
+    assert claim is not None
+    for index in (0, 1):
+        ledger.record_nest(claim, Nest(item_id="D", epoch=0, index=index, status=NestStatus.DONE, fence=claim.fence))
+    ledger.finish(claim, nests_done=2)
+    (tmp_path / "sheet.txt").write_text(
+        "itemID|TaskID|TaskScript|TaskArgs\n" + "".join(f"{one}|t|s|c:1-100\n" for one in "NTD")
+    )
+    monkeypatch.setattr(Context, "clients", None)
+    monkeypatch.setattr("pyanamo_core.ledger.open_ledger", lambda *_, **__: (ledger, 1, WORKFLOW))
+    return ledger
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["sheet import sheet.txt --update", "run --sheet sheet.txt --update", "cohort run --sheet sheet.txt --update"],
+)
+def test_done_nests_are_not_thrown_away_by_a_sheet_unasked(half_done: MemoryLedger, line: str) -> None:
+    # Given a sheet with another definition for an item whose nests are done, when nobody is there to answer
+    before = {item.item_id: item for item in half_done.items()}
+    done: Any = CliRunner(env={"COLUMNS": "300", "PYANAMO_TABLE": "Calls"}).invoke(app, line.split())
+    # Then it says what would be lost, and changes nothing: not even the new item is there
+    assert done.exit_code == 5, done.output
+    assert "nobody is there to answer 'Edit item D of table Calls; 2 done nests of it no longer count" in done.stderr
+    assert {item.item_id: item for item in half_done.items()} == before
+
+
+def test_a_sheet_that_is_confirmed_or_costs_nothing_is_imported(half_done: MemoryLedger, tmp_path: Path) -> None:
+    # Given a sheet that edits only what has no done nests, when it is imported with --update, then nobody is asked
+    whole = (tmp_path / "sheet.txt").read_text()
+    (tmp_path / "free.txt").write_text(whole.rpartition("D|")[0])
+    typed = CliRunner(env={"COLUMNS": "300", "PYANAMO_TABLE": "Calls"})
+    assert typed.invoke(app, ["sheet", "import", "free.txt", "--update"]).exit_code == 0
+    assert half_done.item("T").nests == 1
+    # And the other one with --yes
+    assert typed.invoke(app, ["sheet", "import", "sheet.txt", "--update", "--yes"]).exit_code == 0
+    assert (half_done.item("D").nests, half_done.item("D").nests_done) == (1, 0)
