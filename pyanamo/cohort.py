@@ -22,6 +22,7 @@ from pyanamo_core.model import NestStatus
 if TYPE_CHECKING:
     from pyanamo_core.genomics.cohort import Gathered
     from pyanamo_core.genomics.load import Stored
+    from pyanamo_core.genomics.members import GatheredGvcf
     from pyanamo_core.model import Item
     from pyanamo_core.protocols import Ledger
     from pyanamo_core.workflow import Workflow
@@ -36,6 +37,7 @@ __all__ = [
     "SampleTwice",
     "bring",
     "gathered_gvcfs",
+    "gathered_here",
     "kept_gather",
     "recorded_nests",
     "refuse_same_sample",
@@ -67,19 +69,44 @@ def gathered_gvcfs(ledger: Ledger, clients: Any, where: str, samples: Sequence[s
     Raises:
         NotGathered: there are none, or a sample has none.
         GatheredOutdated: one was made before its item was reset, redone or extended.
+        CohortRefused: a sample has several.
     """
     from pyanamo_core.genomics.inputs import Inputs
+    from pyanamo_core.genomics.plans import gathered_below
 
-    inputs = Inputs(clients=clients)
-    found = sorted(one.uri for one in inputs.listing(f"{where}/") if one.uri.endswith(".manifest.json"))
-    by_sample = {uri.rpartition("/")[2].removesuffix(".manifest.json"): uri for uri in found}
-    missing = [one for one in samples if one not in by_sample]
-    if missing or not by_sample:
-        raise NotGathered(where=f"{where}/{missing[0]}" if missing else where)
-    wanted = samples or list(by_sample)
-    for sample in wanted:
-        _refuse_outdated(ledger, inputs, sample, by_sample[sample])
-    return [by_sample[one].removesuffix(".manifest.json") + ".g.vcf.gz" for one in wanted]
+    return _current(ledger, Inputs(clients=clients), gathered_below(Inputs(clients=clients), where, samples))
+
+
+def gathered_here(ledger: Ledger, clients: Any, where: str, samples: Sequence[str] = ()) -> list[str]:
+    """As `gathered_gvcfs`; where nothing is gathered, those that `pyanamo cohort run` made in the table `<table>-gather`.
+
+    Raises:
+        ItemNotDone: a sample's gather is not done. The others as `gathered_gvcfs`.
+    """
+    from pyanamo_core.errors import TableMissing, WorkflowMissing
+    from pyanamo_core.genomics.inputs import Inputs
+    from pyanamo_core.genomics.plans import gathered_of
+    from pyanamo_core.ledger import open_ledger
+
+    try:
+        return gathered_gvcfs(ledger, clients, where, samples)
+    except NotGathered:
+        try:
+            made = gathered_of(open_ledger(clients, f"{ledger.table}-gather")[0], clients)
+        except (TableMissing, WorkflowMissing):
+            made = []
+        chosen = [one for one in made if not samples or one.sample in samples]
+        if not chosen or len(chosen) < len(samples):
+            raise
+        return _current(ledger, Inputs(clients=clients), chosen)
+
+
+def _current(ledger: Ledger, inputs: Any, gathered: Iterable[GatheredGvcf]) -> list[str]:
+    told: list[str] = []
+    for one in gathered:
+        _refuse_outdated(ledger, inputs, one.sample, one.manifest)
+        told.append(one.gvcf)
+    return told
 
 
 def _refuse_outdated(ledger: Ledger, inputs: Any, sample: str, uri: str) -> None:

@@ -52,7 +52,7 @@ STEPS = {
     "standard output": Step("head -c 9M /dev/zero | tr '\\0' x", scratch=("4m", 100)),
     "standard error": Step("head -c 9M /dev/zero | tr '\\0' x >&2", scratch=("4m", 100)),
     "result": Step(f"{FILL}; echo {{}} > $PYANAMO_RESULT; exit 0", scratch=("4m", 100)),
-    "kept folder": Step("exit 65", scratch=("4m", 8), workflow={"keep_work_on_failure": True}),
+    "kept folder": Step("exit 65", scratch=("4m", 9), workflow={"keep_work_on_failure": True}),
     "upload": Step(f"seq 100000; {FILL}; exit 0", scratch=("4m", 100), workflow={"logs": "s3"}),
 }
 

@@ -66,7 +66,11 @@ def joint(
         Path | None, typer.Option("--reference", help="FASTA; default: the workflow's reference `ref`.", exists=True)
     ] = None,
     gathered: Annotated[
-        str | None, typer.Option("--from", help="Where gathered gVCFs lie; default: <results>/<table>/results/gvcf.")
+        str | None,
+        typer.Option(
+            "--from",
+            help="Where gathered gVCFs lie; default: <results>/<table>/results/gvcf, or what cohort run gathered.",
+        ),
     ] = None,
     also: Annotated[
         list[str] | None,
@@ -88,7 +92,7 @@ def joint(
     same command goes on with the next one, and later only those are called again near which a sample has changed. A new
     sample changes all of them. Large cohorts run the regions as a table of their own: pyanamo cohort run.
     """
-    from pyanamo.cohort import gathered_gvcfs, results_place, workflow_reference
+    from pyanamo.cohort import gathered_gvcfs, gathered_here, results_place, workflow_reference
     from pyanamo_core.genomics import joint as joint_call
     from pyanamo_core.genomics.inputs import Inputs
     from pyanamo_core.genomics.intervals import parse_locus, read_dictionary
@@ -98,7 +102,8 @@ def joint(
         raise VcfMisnamed(path=out)
     began = time.monotonic()
     where = gathered or results_place(context.workflow, context.table_name, "gvcf")
-    gvcfs = gathered_gvcfs(context.ledger, context.clients, where, sample or ())
+    find = gathered_gvcfs if gathered else gathered_here
+    gvcfs = find(context.ledger, context.clients, where, sample or ())
     fasta = reference or workflow_reference(context.workflow, context.clients)
     dictionary = read_dictionary(fasta)
     regions = [parse_locus(one, dictionary) for one in locus or ()] or None

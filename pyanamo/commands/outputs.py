@@ -113,10 +113,10 @@ def manifest(
 
 
 def _sample_map(context: Context, file: str, samples: Iterable[str]) -> Told:
-    from pyanamo.cohort import gathered_gvcfs, results_place
+    from pyanamo.cohort import gathered_here, results_place
 
     where = results_place(context.workflow, context.table_name, "gvcf")
-    found = gathered_gvcfs(context.ledger, context.clients, where, tuple(samples))
+    found = gathered_here(context.ledger, context.clients, where, tuple(samples))
     with opened(file) as stream:
         _write_map(stream, found)
     told = {"file": file, "samples": len(found)}

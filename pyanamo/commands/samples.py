@@ -146,7 +146,7 @@ def list_samples(
         from pyanamo_core.genomics.listings import read_ped, with_sexes
 
         listed = with_sexes(listed, read_ped(ped), ped)
-    chosen = _named(listed, name, where, aliases) if name else listed
+    chosen = _named(listed, name, where, aliases) if name else _renamed(listed, aliases)
     if random is not None:
         chosen = choose(chosen, random, seed)
     samples = _looked_into(context, inputs, chosen, aliases) if check else [_unchecked(one) for one in chosen]
@@ -229,6 +229,19 @@ def _named(listed: Sequence[Reads], names: Sequence[str], where: str, aliases: M
         renamed = next((sm for sm, new in aliases.items() if new == one), "")
         found += [each if each.run == one else replace(each, name=one, read_group_sample=renamed) for each in fitting]
     return found
+
+
+def _renamed(listed: Sequence[Reads], aliases: Mapping[str, str]) -> list[Reads]:
+    """Entries of a table of samples whose names were given as aliases, with the SM that goes with them."""
+    from dataclasses import replace
+
+    known_as = {new: sm for sm, new in aliases.items()}
+    return [
+        replace(one, read_group_sample=known_as[one.name])
+        if one.name in known_as and not one.read_group_sample
+        else one
+        for one in listed
+    ]
 
 
 def _looked_into(context: Context, inputs: Inputs, chosen: Sequence[Reads], aliases: Mapping[str, str]) -> list[Sample]:

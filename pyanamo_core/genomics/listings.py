@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ from pyanamo_core.genomics.samples import Reads
 
 COLUMNS = ("sample", "reads", "index", "sex", "alias", "reference")
 """Columns of a table of samples; only `reads` must be there. Others are left aside."""
+_ALSO_CALLED = {"gender": "sex", "bai": "index", "crai": "index", "csi": "index", "sm": "alias"}
 ENDINGS = (".tsv", ".csv")
 INDEX_ENDING = ".sequence.index"
 SHOWN_FAULTS = 50
@@ -52,7 +54,7 @@ def read_table(path: Path) -> list[Reads]:
             path=path, faults=f"  there is no column reads (columns: {told}); see {', '.join(COLUMNS)}"
         )
     found: list[Reads] = []
-    faults: list[str] = []
+    faults = _nearly_columns(names)
     seen: dict[str, int] = {}
     references: dict[str, int] = {}
     for row in rows:
@@ -84,6 +86,17 @@ def read_table(path: Path) -> list[Reads]:
         told = ", ".join(f"{name or 'none'} on line {line}" for name, line in references.items())
         faults.append(f"  samples of one table are called against one reference, not several: {told}")
     return _unless(faults, path, found)
+
+
+def _nearly_columns(names: Iterable[str]) -> list[str]:
+    """Columns that seem to be meant for one of ours: left unread, a man would be called as a diploid on X."""
+    faults: list[str] = []
+    given = set(names)
+    for name in sorted(given.difference(COLUMNS)):
+        meant = _ALSO_CALLED.get(name) or next(iter(get_close_matches(name, COLUMNS, n=1, cutoff=0.75)), "")
+        if meant and meant not in given:
+            faults.append(f"  line 1: column {name} is not read; if it is the {meant}, call it {meant}, else otherwise")
+    return faults
 
 
 def _fault_of(cell: Mapping[str, str]) -> str:

@@ -221,9 +221,19 @@ def gathered_below(inputs: Inputs, where: str, samples: Sequence[str] = ()) -> l
 
     Raises:
         NotGathered: there are none, or a sample has none.
+        CohortRefused: a sample has several, as below a table's work/, where each attempt leaves its own.
     """
-    found = sorted(one.uri for one in inputs.listing(f"{where.rstrip('/')}/") if one.uri.endswith(".manifest.json"))
-    by_sample = {uri.rpartition("/")[2].removesuffix(".manifest.json"): uri for uri in found}
+    by_sample: dict[str, str] = {}
+    for uri in sorted(one.uri for one in inputs.listing(f"{where.rstrip('/')}/") if one.uri.endswith(".manifest.json")):
+        sample = uri.rpartition("/")[2].removesuffix(".manifest.json")
+        if samples and sample not in samples:
+            continue
+        first = by_sample.setdefault(sample, uri)
+        if first != uri:
+            raise CohortRefused(
+                reason=f"two gVCFs of sample {sample} lie below {where}: {first} and {uri}; which of them counts stands "
+                "in the table that made them: let `pyanamo cohort run --also TABLE` take them from it"
+            )
     missing = [one for one in samples if one not in by_sample]
     if missing or not by_sample:
         raise NotGathered(where=f"{where}/{missing[0]}" if missing else where)

@@ -74,7 +74,7 @@ class Reads:
         if self.name and found != self.name:
             raise ReadsInvalid(
                 reads=self.uri,
-                reason=f"its sample (@RG SM) is {found}, not {self.name}; if they are one, declare the alias: {self.name}:{found}={self.uri}",
+                reason=f"its sample (@RG SM) is {found}, not {self.name}; if they are one, declare the alias: {self.name}:{found}={self.uri}, or {found} in the column alias of a table of samples",
             )
         return found
 

@@ -187,3 +187,5 @@ def test_a_table_of_ones_own_becomes_a_sheet_that_says_each_samples_sex(reads: P
     # and a sample that is not what the table says is refused
     (reads / "own.tsv").write_text(f"sample\treads\nDEMO0009\t{crams[0].relative_to(reads)}\n")
     assert "is DEMO0001, not DEMO0009" in pyanamo(reads, "samples", "list", "own.tsv", code=3).stderr
+    # until the alias is declared, as the refusal says
+    assert [one["sample"] for one in listed(reads, "own.tsv", "--alias", "DEMO0009:DEMO0001")] == ["DEMO0009"]

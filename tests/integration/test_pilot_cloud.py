@@ -403,14 +403,14 @@ def test_two_runs_share_a_table_and_cancelling_one_leaves_the_other_alone(table:
 def test_a_table_that_does_not_exist_is_an_error_that_names_it(table: Table) -> None:
     code, said = left(table.pilot(PYANAMO_TABLE="no-such-table"))
 
-    assert code == 4
+    assert code == 78
     assert "no-such-table" in said
 
 
 def test_a_table_without_a_workflow_is_refused(table: Table) -> None:
     code, said = left(table.pilot())
 
-    assert code == 4
+    assert code == 78
     assert "holds no workflow" in said
 
 

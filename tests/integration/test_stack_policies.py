@@ -228,6 +228,8 @@ UNUSED = {
     "dynamodb:UpdateTable",
     "dynamodb:DeleteItem",
     "dynamodb:TagResource",
+    # `runs cancel`, when its pilots have left by themselves before their time
+    "batch:TerminateJob",
     # the watcher, when jobs wait and nothing is left to claim; `status`, when nothing starts; a table that is not there
     "batch:CancelJob",
     "batch:DescribeComputeEnvironments",

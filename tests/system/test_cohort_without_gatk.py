@@ -9,6 +9,7 @@ import pysam
 import pytest
 from driver_support import Place, recorded_once
 
+from pyanamo.cohort import gathered_here
 from pyanamo_core.chain import AwsTables, Chain, Look, StepState, plainly
 from pyanamo_core.chain.cohort import cohort_steps, cohort_vcf, tables_of
 from pyanamo_core.chain.report import report_uri
@@ -105,3 +106,8 @@ def test_a_cohort_goes_from_reads_to_a_vcf_and_is_called_jointly_with_an_earlier
     joint = bench.chain(second).look()[2]
     assert (joint.state, joint.changed, joint.done) == (StepState.TODO, 2, 0)
     assert bench.objects() == before
+    # And commands that need gathered gVCFs find what the chain gathered, each only once
+    ledger = open_ledger(bench.clients, second)[0]
+    (found,) = gathered_here(ledger, bench.clients, f"s3://{bench.name}/results/{second}/results/gvcf")
+    assert found.startswith(f"s3://{bench.name}/results/{second}-gather/work/")
+    assert found.endswith(f"/{SAMPLES[1]}.g.vcf.gz")

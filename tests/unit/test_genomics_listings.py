@@ -89,6 +89,18 @@ def test_what_is_no_table_of_samples_is_said(tmp_path: Path, text: str, fault: s
         read_table(tmp_path / "none.tsv")
 
 
+def test_a_column_that_seems_to_be_meant_for_one_of_ours_is_not_passed_over(tmp_path: Path) -> None:
+    # Given a table whose index and sex stand under other names: left unread, a man's X would be called as a diploid's
+    table = written(tmp_path / "own.tsv", "sample\treads\tindx\tgender\tnote\nA\ta.bam\ta.bai\tmale\tson\n")
+    # When it is read
+    with pytest.raises(ListingInvalid) as refused:
+        read_table(table)
+    # Then both are told at once, and a column of the user's own is not
+    assert "line 1: column gender is not read; if it is the sex, call it sex" in str(refused.value)
+    assert "line 1: column indx is not read; if it is the index, call it index" in str(refused.value)
+    assert "note" not in str(refused.value)
+
+
 def test_a_sequence_index_names_crams_below_the_data_folder(tmp_path: Path) -> None:
     index = written(tmp_path / "x.sequence.index", INDEX)
     data = data_beside("s3://1000genomes/1000G_2504_high_coverage/1000G_2504_high_coverage.sequence.index")

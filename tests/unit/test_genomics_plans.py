@@ -184,6 +184,20 @@ def test_one_more_sample_of_another_table_makes_every_region_another_one(world: 
     assert plan.changed == tuple(row.item_id for row in before.rows)
 
 
+def test_a_prefix_where_a_sample_lies_twice_is_refused_instead_of_taking_either(world: World) -> None:
+    # Given the folder of a table's attempts: two gVCFs of A, of which the table alone knows the one that counts
+    where = world.gathered("A", "B")
+    again = Path(where) / "10"
+    again.mkdir()
+    for suffix in (".g.vcf.gz", ".g.vcf.gz.tbi", ".manifest.json"):
+        (again / f"A{suffix}").write_bytes((Path(where) / f"A{suffix}").read_bytes())
+    # When it is given as a place of gathered gVCFs, then both are named, and what to do
+    with pytest.raises(CohortRefused, match=r"two gVCFs of sample A lie below .*--also TABLE"):
+        gathered_below(Inputs(), where)
+    # And the other sample can still be had by its name
+    assert [one.sample for one in gathered_below(Inputs(), where, ["B"])] == ["B"]
+
+
 def test_chosen_regions_are_cut_to_what_is_gathered_and_must_not_overlap(world: World) -> None:
     where = world.gathered("A")
     plan = world.joint(where, regions=[Locus("c", 101, 200)])
