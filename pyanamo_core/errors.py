@@ -239,7 +239,7 @@ class NoCredentials(Surroundings):
 
 
 class NoRegion(Surroundings):
-    """No AWS region is set. Give --region, or set AWS_REGION."""
+    """No AWS region is set. Give --region, or set AWS_REGION. (For the local cloud of this machine: pyanamo local up, then eval "$(pyanamo local env)".)"""
 
 
 class EndpointDown(Surroundings):

@@ -117,7 +117,9 @@ def get(
                 fetched.append(fetch_output(context, one, output, target))
     if not fetched:
         raise NothingRecorded(item_id=item, nest=f", nest {' '.join(nests)}" if nests else "")
-    return Told(fetched, quiet=[str(one.path) for one in fetched], next="pyanamo results verify")
+    return Told(
+        fetched, quiet=[str(one.path) for one in fetched], next=f"pyanamo results verify --table {context.table_name}"
+    )
 
 
 @command(

@@ -170,15 +170,17 @@ def read_targets(path: Path, dictionary: Dictionary, wanted: Iterable[str] | Non
     for number, fields in read_bed(path):
         try:
             contig, begin, end = fields[0], int(fields[1]), int(fields[2])
-            if begin < 0:
-                raise LocusInvalid(locus=f"{contig}:{begin}-{end}", reason="begins before the contig")
+            if begin < 0 or begin >= end:
+                why = "begins before the contig" if begin < 0 else f"begin {begin} is not before end {end}"
+                faults.append(f"line {number}: the interval {contig} {begin} {end}: {why}")
+                continue
             locus = parse_locus(f"{contig}:{begin + 1}-{end}", dictionary)
             if known is None or contig in known:
                 loci.append(locus)
         except (IndexError, ValueError):
             faults.append(f"line {number}: not contig, begin and end")
         except LocusInvalid as error:
-            faults.append(f"line {number}: {error}")
+            faults.append(f"line {number}: {error}".rstrip("."))
     if not loci and not faults:
         faults.append("it holds no interval" + (" on the contigs that are called" if known is not None else ""))
     if faults:
@@ -222,7 +224,10 @@ def read_bed(path: Path) -> Iterator[tuple[int, list[str]]]:
                 if line.strip() and not line.startswith(("#", "track", "browser")):
                     yield number, line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
     except (OSError, UnicodeDecodeError) as error:
-        raise TargetsInvalid(path=path, faults=f"it cannot be read ({error})") from error
+        why = f"it cannot be read ({error})"
+        if isinstance(error, FileNotFoundError):
+            why = "it cannot be read: there is no such file; lists of `loci plan --bed` lie in the folder that the workflow file names in `scripts`"
+        raise TargetsInvalid(path=path, faults=why) from error
 
 
 def read_gaps(path: Path) -> dict[str, list[tuple[int, int]]]:
