@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +15,9 @@ from pyanamo_core.errors import BadInput, Refused
 from pyanamo_core.model import Item, State
 
 if TYPE_CHECKING:
-    from pyanamo_core.report.publish import Published
+    from pyanamo_core.report.publish import Published, Publisher
+
+TRIES = 5
 
 
 class NothingDone(Refused):
@@ -24,6 +26,10 @@ class NothingDone(Refused):
 
 class ItemOpen(Refused):
     """Item {item_id} is {state}, with {done} of {nests} nests done. Wait for it, or publish what is there with --partial. Nothing was published."""
+
+
+class ItemMoves(Refused):
+    """Item {item_id} moved each time it was being published; now it is {state}. Copies that are there stay, and without a manifest they are not whole. Give the same command again when the item stands still."""
 
 
 class PlaceInvalid(BadInput):
@@ -72,23 +78,22 @@ def publish(
 
     Only results of done nests are copied, each compared with its recorded size and SHA-256 (above 5 GB: the size). What is
     there already is not copied again: interrupted, the same command goes on. An item that was redone is published
-    anew, and what it no longer has is removed.
+    anew, and what it no longer has is removed. With --suffix what else was published of an item stays, and is listed.
     """
     from pyanamo.cohort import results_place
     from pyanamo_core.report.publish import Publisher
-    from pyanamo_core.report.results import results, s3_fetch
 
     place = _place(context, to or results_place(context.workflow, context.table_name, "loci"))
     publisher = Publisher(context.clients, place, context.table_name)
-    fetch = s3_fetch(context.clients)
     done: list[Published] = []
     left_out = 0
     with Bar(context, "publish") as bar:
         for item in _chosen(context, items or [], partial=partial):
-            if item.state is not State.DONE and not (partial and item.nests_done):
+            one = _published(context, publisher, item, suffix, partial=partial, named=bool(items))
+            if one is None:
                 left_out += 1
                 continue
-            done.append(publisher.publish(item, list(results(context.ledger, [item], fetch=fetch)), suffix))
+            done.append(one)
             bar.update(len(done), len(done), item.item_id)
     if not done:
         raise NothingDone(table=context.table_name)
@@ -102,6 +107,49 @@ def publish(
         left_out,
     )
     return Told(told, view=_view, quiet=[one.manifest for one in done], next="pyanamo results verify")
+
+
+def _published(
+    context: Context, publisher: Publisher, item: Item, suffix: str, *, partial: bool, named: bool
+) -> Published | None:
+    """Publish an item as it stands: items are listed long before their turn, and may be redone while they are copied.
+
+    Returns:
+        None if it is not done.
+    """
+    from pyanamo_core.report.publish import Unsettled
+    from pyanamo_core.report.results import results, s3_fetch
+
+    if not _ready(item, partial=partial):
+        return None
+    for _ in range(TRIES):
+        item = context.ledger.item(item.item_id)
+        if not _ready(item, partial=partial):
+            if named:
+                break
+            return None
+        rows = list(results(context.ledger, [item], fetch=s3_fetch(context.clients)))
+        still = _standing(context, item)
+        if still():
+            try:
+                return publisher.publish(item, rows, suffix, still)
+            except Unsettled:
+                continue
+    raise ItemMoves(item_id=item.item_id, state=context.ledger.item(item.item_id).state.value)
+
+
+def _ready(item: Item, *, partial: bool) -> bool:
+    return item.state is State.DONE or (partial and item.nests_done > 0)
+
+
+def _standing(context: Context, seen: Item) -> Callable[[], bool]:
+    """A question: has nobody claimed, redone or reset the item since?"""
+
+    def still() -> bool:
+        now = context.ledger.item(seen.item_id)
+        return (now.epoch, now.fence) == (seen.epoch, seen.fence)
+
+    return still
 
 
 def _chosen(context: Context, names: list[str], *, partial: bool) -> Iterator[Item]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pyanamo_core.model import Cause, Definition, Output
 from pyanamo_core.report import publish as core
 
 PLACE = "results/loci"
+rows = import_module("pyanamo_core.report.results")
 
 
 @pytest.fixture
@@ -157,6 +159,132 @@ def test_only_some_outputs_can_be_published_and_elsewhere(place: Place) -> None:
     ]
     told = place.s3.get_object(Bucket=f"{place.name}-else", Key="group/calls/A/manifest.json")["Body"].read()
     assert (json.loads(told)["complete"], json.loads(told)["suffix"]) == (False, ".g.vcf.gz")
+
+
+def test_what_was_published_stays_when_another_kind_is(place: Place) -> None:
+    # Given a published item whose gVCFs went from the work prefix since: the copies are the only ones
+    place.types("results", "publish", "A")
+    for key in place.objects("work/A/", ".g.vcf.gz"):
+        place.s3.delete_object(Bucket=place.name, Key=f"calls/{place.name}/{key}")
+    # When one of its nests is done again, and only the records are published
+    place.ledger.redo(place.ledger.item("A"), [1])
+    claim = place.claim("A")
+    place.record(claim, 1, place.put("A", 1, claim.fence, "qc/x.json", b"better"))
+    place.finish(claim)
+    told = place.reads("results", "publish", "A", "--suffix", ".json")
+    # Then the gVCF of the other nest stays, in the manifest too; what the item no longer has is removed
+    assert (told["copied"], told["removed"], told["files"]) == (1, 1, 3)
+    names = ["00000/qc/x.json", "00000/x.g.vcf.gz", "00001/qc/x.json", "manifest.json"]
+    assert place.objects(f"{PLACE}/A/") == [f"{PLACE}/A/{name}" for name in names]
+    found = manifest(place, "A")
+    assert [one["uri"].partition("/A/")[2] for one in found["files"]] == names[:3]
+    assert (found["complete"], found["suffix"]) == (True, "")
+
+
+def test_what_a_killed_publication_of_another_kind_has_copied_stays(place: Place) -> None:
+    # Given copies without a manifest, of a publication that was killed, one of them of an earlier attempt
+    place.types("results", "publish", "A")
+    folder = f"calls/{place.name}/{PLACE}/A"
+    files = [{"uri": one["uri"]} for one in manifest(place, "A")["files"]]
+    place.s3.put_object(Bucket=place.name, Key=f"{folder}/manifest.part.json", Body=json.dumps({"files": files}))
+    place.s3.delete_object(Bucket=place.name, Key=f"{folder}/manifest.json")
+    place.s3.put_object(Bucket=place.name, Key=f"{folder}/00001/x.g.vcf.gz", Body=b"another")
+    # When records only are published, then the gVCF that is the recorded one stays, and the other does not
+    assert place.reads("results", "publish", "A", "--suffix", ".json")["removed"] == 1
+    names = ["00000/qc/x.json", "00000/x.g.vcf.gz", "00001/qc/x.json"]
+    assert [one["uri"].partition("/A/")[2] for one in manifest(place, "A")["files"]] == names
+    assert not manifest(place, "A")["complete"]
+
+
+def anew(place: Place, *, finished: bool = True) -> None:
+    """Item A is reset and done again with other results."""
+    place.ledger.reset(place.ledger.item("A"))
+    claim = place.claim("A")
+    for index in (0, 1):
+        place.record(claim, index, place.put("A", index, claim.fence, "x.g.vcf.gz", b"anew %d" % index))
+    if finished:
+        place.finish(claim)
+
+
+def once(monkeypatch: pytest.MonkeyPatch, where: Any, name: str, act: Any) -> None:
+    """Something happens before the first call of a function."""
+    really, todo = getattr(where, name), [act]
+
+    def called(*given: Any, **named: Any) -> Any:
+        if todo:
+            todo.pop()()
+        return really(*given, **named)
+
+    monkeypatch.setattr(where, name, called)
+
+
+@pytest.mark.parametrize("moment", ["listed", "read", "copied", "removed"])
+def test_an_item_that_is_done_again_while_it_is_published_is_published_as_it_is_then(
+    place: Place, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    # Given an item that is reset and done again when it has been listed, read, or copied
+    if moment == "removed":
+        extra = {"files": [{"uri": f"s3://{place.name}/calls/{place.name}/{PLACE}/A/gone.txt"}]}
+        key = f"calls/{place.name}/{PLACE}/A/manifest.part.json"
+        place.s3.put_object(Bucket=place.name, Key=key, Body=json.dumps(extra))
+    where: dict[str, tuple[Any, str]] = {
+        "listed": (rows, "results"),
+        "read": (core.Publisher, "publish"),
+        "copied": (core.Publisher, "_copy"),
+        "removed": (core, "delete_objects"),
+    }
+    once(monkeypatch, *where[moment], lambda: anew(place))
+    # When all is published
+    place.types("results", "publish")
+    # Then the copies are those of the second time, and so is the manifest
+    assert [body(place, f"{PLACE}/A/0000{n}/x.g.vcf.gz") for n in (0, 1)] == [b"anew 0", b"anew 1"]
+    assert [(one["attempt"], one["bytes"]) for one in manifest(place, "A")["files"]] == [(3, 6), (3, 6)]
+    assert not place.objects(f"{PLACE}/A/", "qc")
+    assert not place.objects(f"{PLACE}/A/", "part")
+
+
+def test_an_item_that_is_to_do_again_by_the_time_it_is_read_keeps_what_was_published(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a published item of which a nest is sent back right after it was listed
+    place.types("results", "publish")
+    before = place.objects(f"{PLACE}/A/")
+    once(monkeypatch, rows, "results", lambda: place.ledger.redo(place.ledger.item("A"), [1]))
+    # When all is published again, then it is left out, and its copies stay as they are
+    told = place.reads("results", "publish")
+    assert (told["items"], told["left_out"], told["removed"]) == (1, 2, 0)
+    assert place.objects(f"{PLACE}/A/") == before
+
+
+def test_an_item_that_never_stands_still_is_told_of(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given an item that is done again each time it is being copied
+    really = core.Publisher._copy
+
+    def copy(self: Any, *given: Any) -> Any:
+        anew(place)
+        return really(self, *given)
+
+    monkeypatch.setattr(core.Publisher, "_copy", copy)
+    monkeypatch.setattr(core, "THREADS", 1)
+    # When it is published, then that is refused with what to do
+    assert "Item A moved each time it was being published" in place.types("results", "publish", "A", code=5).stderr
+    assert not place.objects(f"{PLACE}/A/manifest.json")
+
+
+def test_two_publications_at_once_leave_a_manifest_of_what_is_there(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a publication of all in whose middle another, of records only, comes and ends
+    def other() -> None:
+        item = place.ledger.item("A")
+        publisher = core.Publisher(place.clients, f"s3://{place.name}/calls/{place.name}/{PLACE}", place.name)
+        publisher.publish(item, list(rows.results(place.ledger, [item])), ".json")
+
+    once(monkeypatch, core.Publisher, "_copy", other)
+    # When it ends, then all is there, and the manifest lists it
+    place.types("results", "publish", "A")
+    assert len(place.objects(f"{PLACE}/A/0")) == len(manifest(place, "A")["files"]) == 4
+    assert not place.objects(f"{PLACE}/A/", "part")
 
 
 def test_an_item_that_is_not_done_is_published_only_when_that_is_said(place: Place) -> None:
