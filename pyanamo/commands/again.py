@@ -214,8 +214,14 @@ def _redo_one(context: Context, name: str, told: Sequence[str], yes: bool) -> To
 
 
 def _redone(context: Context, item: Item, numbers: Sequence[int]) -> Item | Moved:
-    """The redo of any number of nests: a transaction takes 99. What an earlier one sent back is not sent back again."""
+    """The redo of any number of nests: a transaction takes 99, and a pilot may take the item after the first of them.
+
+    The nests that were done longest ago go first, so that the same command, given again, begins with what it did not reach.
+    """
     done, after = 0, item
+    if len(numbers) > MAX_REDO:
+        rows = context.ledger.nests(item)
+        numbers = sorted(numbers, key=lambda number: (rows[number].fence if number in rows else 0, number))
     chunks = [numbers[start : start + MAX_REDO] for start in range(0, len(numbers), MAX_REDO)]
     for chunk in chunks:
         try:

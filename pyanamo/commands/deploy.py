@@ -306,6 +306,10 @@ def destroy(
     state = one.settle(show)
     by_default = {each.name: each.default for each in parameters(read_template()).values()}
     values = dict(state.parameters) if state else by_default | (given_by(workflow) if workflow else {})
+    for thing in ("Bucket", "LogGroup"):
+        # What the stack made it tells itself: by the name alone another one's might be found.
+        if state and not values.get(thing) and (made := state.outputs.get(thing)):
+            values[thing] = made
     if state is None and not with_data:
         raise StackMissing(stack=name)
     # Of what was given to the stack, only what an earlier one of this name made: all else belongs to somebody.

@@ -24,7 +24,8 @@ _DATA: Final = {"Bucket": "ResultsBucket", "LogGroup": "Logs", "Repository": "Im
 def kept(clients: Clients, stack: str, values: Mapping[str, str], *, own: bool = False) -> dict[str, str]:
     """What an earlier stack of this name left behind and still exists: the parameter that gives it, and its name.
 
-    Of several buckets or log groups the newest. What this account may not look for is not found.
+    Of several buckets or log groups of this region the newest: a stack of the same name in another region has its own.
+    What this account may not look for is not found.
 
     Args:
         values: the parameters (RepositoryName; `Image`, where no repository is wanted). What they give is not
@@ -43,7 +44,7 @@ def kept(clients: Clients, stack: str, values: Mapping[str, str], *, own: bool =
     found: dict[str, str] = {}
     for name, look in looks.items():
         if given := values.get(name):
-            if own and given.startswith(starts[name]):
+            if own and given.startswith(starts[name]) and (name != "Bucket" or _is_here(clients, given)):
                 found[name] = given
             continue
         try:
@@ -59,7 +60,20 @@ def kept(clients: Clients, stack: str, values: Mapping[str, str], *, own: bool =
 def _newest_bucket(clients: Clients, prefix: str) -> str:
     buckets = clients.client("s3").list_buckets()["Buckets"]
     own = [each for each in buckets if each["Name"].startswith(prefix)]
-    return str(max(own, key=lambda each: each["CreationDate"])["Name"]) if own else ""
+    newest = sorted(own, key=lambda each: each["CreationDate"], reverse=True)
+    return next((str(each["Name"]) for each in newest if _is_here(clients, each["Name"])), "")
+
+
+def _is_here(clients: Clients, bucket: str) -> bool:
+    """Is it a bucket of this region? S3 lists those of all. One that cannot be looked at is not."""
+    try:
+        told = clients.client("s3").head_bucket(Bucket=bucket)
+    except Exception as error:
+        if is_aws_error(error):
+            return False
+        raise
+    region = told.get("BucketRegion") or told["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
+    return region == (clients.region or "us-east-1")
 
 
 def _newest_log_group(clients: Clients, prefix: str) -> str:

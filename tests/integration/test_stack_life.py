@@ -131,6 +131,39 @@ def test_a_stack_is_made_changed_deleted_and_made_again_around_its_data(clients:
     assert (nothing.exit_code, "no stack Whole" in nothing.output) == (4, True)
 
 
+def test_the_data_of_a_stack_of_the_same_name_in_another_region_stay(clients: Clients) -> None:
+    # Given a stack, and a newer bucket of one of the same name elsewhere
+    workflow("Twice")
+    bucket = told("deploy", "--set", "Image=x")["outputs"]["Bucket"]
+    s3 = clients.client("s3")
+    other = "twice-resultsbucket-newer"
+    s3.create_bucket(Bucket=other, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    s3.put_object(Bucket=other, Key="lab/Twice/result", Body=b"weeks of work")
+    # When the stack is destroyed with its data, then its own bucket goes, and the other stays
+    told("destroy", "--with-data", "--yes")
+    names = [each["Name"] for each in s3.list_buckets()["Buckets"]]
+    assert (bucket in names, other in names) == (False, True)
+    assert s3.get_object(Bucket=other, Key="lab/Twice/result")["Body"].read() == b"weeks of work"
+    # And neither a new stack takes it, nor the end of one that is gone, nor of one to which it was given
+    assert "Bucket" not in told("deploy", "--dry-run", "--set", "Image=x")["given"]
+    assert pyanamo("destroy", "--with-data", "--yes").exit_code == 4
+    told("deploy", "--set", "Image=x", "--set", f"Bucket={other}")
+    told("destroy", "--with-data", "--yes")
+    assert s3.get_object(Bucket=other, Key="lab/Twice/result")["Body"].read() == b"weeks of work"
+
+
+def test_the_newest_bucket_of_a_name_is_not_taken_for_that_of_a_stack_with_another(clients: Clients) -> None:
+    # Given a stack, and in the same region a newer bucket whose name begins like that of its own
+    workflow("Alike")
+    bucket = told("deploy", "--set", "Image=x")["outputs"]["Bucket"]
+    s3 = clients.client("s3")
+    s3.create_bucket(Bucket="alike-resultsbucket-newer")
+    # When the stack is destroyed with its data, then the bucket that it made goes, and no other
+    told("destroy", "--with-data", "--yes")
+    names = [each["Name"] for each in s3.list_buckets()["Buckets"]]
+    assert (bucket in names, "alike-resultsbucket-newer" in names) == (False, True)
+
+
 def test_destroy_asks_and_a_no_changes_nothing(clients: Clients) -> None:
     # Given a stack in a network that is given, and nobody to answer
     workflow("Asked")

@@ -319,6 +319,37 @@ def test_more_nests_than_one_transaction_takes_are_done_again_and_the_others_kep
     assert ledger.item("A").nests_done == 30
 
 
+def test_a_big_redo_among_pilots_reaches_every_nest_when_it_is_given_again(
+    ledger: MemoryLedger, monkeypatch: pytest.MonkeyPatch
+):
+    # Given an item with 250 done nests, and a pilot that takes it between the two steps of a redo and does them
+    done(ledger, "A", *(f"c:{start}-{start + 9}" for start in range(1, 2501, 10)))
+    really = ledger.redo
+
+    def redo(item: Any, nests: Any) -> Any:
+        after = really(item, nests)
+        claim = ledger.claim("A", "pilot-2")
+        assert claim is not None
+        for index in nests:
+            ledger.record_nest(
+                claim, Nest(item_id="A", epoch=claim.epoch, index=index, status=NestStatus.DONE, fence=claim.fence)
+            )
+        claims.append(claim)
+        return after
+
+    claims: list[Any] = []
+    monkeypatch.setattr(ledger, "redo", redo)
+    # When the same redo of 150 nests is given twice
+    for how in (["--region", "c:1-1500"], [str(number) for number in range(150)]):
+        told = typed("redo", "A", *how, "--yes")
+        assert (told.exit_code, "99 of 150 nests are to do again; then:" in told.stderr) == (5, True), told.stderr
+        ledger.finish(claims[-1], nests_done=250)
+    # Then the second begins with those that the first did not reach: all have been done again
+    fences = [ledger.nests(ledger.item("A"))[number].fence for number in range(250)]
+    assert all(fence > 1 for fence in fences[:150])
+    assert set(fences[150:]) == {1}
+
+
 def test_interval_lists_are_found_by_the_loci_of_their_manifest(ledger: MemoryLedger, tmp_path: Path):
     # Given an item whose nests are interval lists, with the manifests of their results
     add(ledger, "A", "@targets/1.bed", "@targets/2.bed")
