@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import unquote
 
 import typer
 
@@ -17,7 +18,7 @@ from pyanamo.commands.sheet import read_list
 from pyanamo.context import Context, command
 from pyanamo.new_values import NewValues
 from pyanamo.render import Told
-from pyanamo_core.errors import BadInput, MoveRefused, NestMissing, NotFound
+from pyanamo_core.errors import BadInput, MoveRefused, NestMissing, NotFound, PyAnamoError, Refused
 from pyanamo_core.model import Definition, Item, Nest, NestStatus, Output, State
 from pyanamo_core.revision import MAX_REDO
 
@@ -34,6 +35,10 @@ class NothingThere(NotFound):
 
 class LociUnknown(BadInput):
     """Item {item_id}, nest {nest}: which loci {value} holds is not known, as no manifest of it is recorded. Name such nests with --nest"""
+
+
+class LociGone(Refused):
+    """The gVCFs of {gone} of {nests} nests of item {item_id} were deleted after they had been gathered (clean --loci-after-gather): without them nothing can be gathered from it again. It was left as it is. Have all of it called again: pyanamo items reset {item_id}"""
 
 
 class NothingGiven(BadInput):
@@ -86,7 +91,8 @@ def extend(
         row = context.ledger.item(named[0])
         values = tuple(dict.fromkeys((words or ())[1:]))
         rule = NewValues(context, of_nest=_target_loci(context), overlapping=overlapping)
-        return each(context, "extend", [row], lambda item: _extended(context, item, values, rule))
+        noted = _noted(context)
+        return each(context, "extend", [row], lambda item: _extended(context, item, values, rule, noted))
     values = tuple(dict.fromkeys(read_list(arguments)))
     if not values:
         raise NothingGiven
@@ -97,7 +103,44 @@ def extend(
     if not named:
         context.confirm(f"Extend {whom} by up to {len(values):,} nests each", yes=yes)
     _check_all(context, chosen, values, rule)
-    return each(context, "extend", chosen, lambda item: _extended(context, item, values, rule))
+    noted = _noted(context)
+    return each(context, "extend", chosen, lambda item: _extended(context, item, values, rule, noted))
+
+
+def _refuse_gone(context: Context, item: Item, noted: frozenset[str], again: Sequence[int] = ()) -> None:
+    """Raise LociGone if nests that are not done again have lost their gVCFs after a gather: what would be called now
+    could not be gathered with them."""
+    if item.item_id not in noted:
+        return
+    from pyanamo_core.report.clean_loci import GVCF_ENDINGS, cleaned
+
+    is_gone = cleaned(context.clients, [context.workflow.buckets.results], context.table_name)
+    rows = context.ledger.nests(item)
+    gone = [
+        number
+        for number, nest in rows.items()
+        if nest.status is NestStatus.DONE
+        and number not in again
+        and is_gone(item.item_id, number, nest.fence, GVCF_ENDINGS[0])
+    ]
+    if gone:
+        raise LociGone(item_id=item.item_id, gone=len(gone), nests=item.nests)
+
+
+def _noted(context: Context) -> frozenset[str]:
+    """Items of which there is a note that their loci were deleted after a gather: one listing for the whole command."""
+    from pyanamo_core.genomics.inputs import Inputs
+    from pyanamo_core.report.clean_loci import marker_of
+
+    results = context.workflow.buckets.results
+    if not results.startswith("s3://"):
+        return frozenset()
+    where = marker_of(results, context.table_name, "").removesuffix(".json")
+    try:
+        names = [one.uri.rpartition("/")[2] for one in Inputs(clients=context.clients).listing(where)]
+    except PyAnamoError:  # who may not look into the bucket, or has none yet, can still move items: gather refuses too
+        return frozenset()
+    return frozenset(unquote(name.removesuffix(".json")) for name in names)
 
 
 def _many(context: Context, named: Sequence[str], state: State | None) -> list[Item]:
@@ -121,13 +164,16 @@ def _check_all(context: Context, items: Sequence[Item], values: tuple[str, ...],
             pass
 
 
-def _extended(context: Context, item: Item, values: tuple[str, ...], rule: NewValues) -> Item | Moved:
+def _extended(
+    context: Context, item: Item, values: tuple[str, ...], rule: NewValues, noted: frozenset[str]
+) -> Item | Moved:
     definition = context.ledger.definition(item)
     known = frozenset(definition.arguments)
     new = tuple(value for value in values if value not in known)
     if not new:
         return _left(item, "it has these nests already")
     rule.refuse(item, definition, new)
+    _refuse_gone(context, item, noted)
     after = context.ledger.extend(item, new)
     return Moved(after.item_id, "extend", after.state, after.cancelled, f"{len(new)} nests more" if new[1:] else "")
 
@@ -189,8 +235,9 @@ def redo(
     count = sum(len(wanted) for wanted in numbers.values())
     whose = f"{count:,} nests of {len(found):,} items" if count > 1 else f"a nest of item {found[0][0].item_id}"
     context.confirm(f"Do {whose} of table {context.table_name} again, whatever is recorded", yes=yes)
+    noted = _noted(context)
     return each(
-        context, "redo", [item for item, _ in found], lambda item: _redone(context, item, numbers[item.item_id])
+        context, "redo", [item for item, _ in found], lambda item: _redone(context, item, numbers[item.item_id], noted)
     )
 
 
@@ -210,15 +257,17 @@ def _redo_one(context: Context, name: str, told: Sequence[str], yes: bool) -> To
     whose = "nest" if len(numbers) == 1 else "nests"
     listed = ", ".join(str(number) for number in numbers[:10]) + (" …" if len(numbers) > 10 else "")
     context.confirm(f"Do {whose} {listed} of item {name} again, whatever is recorded", yes=yes)
-    return each(context, "redo", [row], lambda seen: _redone(context, seen, numbers))
+    noted = _noted(context)
+    return each(context, "redo", [row], lambda seen: _redone(context, seen, numbers, noted))
 
 
-def _redone(context: Context, item: Item, numbers: Sequence[int]) -> Item | Moved:
+def _redone(context: Context, item: Item, numbers: Sequence[int], noted: frozenset[str]) -> Item | Moved:
     """The redo of any number of nests: a transaction takes 99, and a pilot may take the item after the first of them.
 
     The nests that were done longest ago go first, so that the same command, given again, begins with what it did not reach.
     """
     done, after = 0, item
+    _refuse_gone(context, item, noted, numbers)
     if len(numbers) > MAX_REDO:
         rows = context.ledger.nests(item)
         numbers = sorted(numbers, key=lambda number: (rows[number].fence if number in rows else 0, number))

@@ -107,7 +107,7 @@ def clean(
 
     --orphans and --work never touch a recorded result of an item's present epoch, nor what lies beside it, nor what is
     younger than a lease, nor what belongs to no item of the table. --loci-after-gather keeps manifests and QC records. Afterwards a sample is gathered anew (after
-    items extend or redo, or with --reblock) only once its nests are called again; a joint call, also with more samples,
+    items reset, or with --reblock) only once its nests are called again; a joint call, also with more samples,
     needs the gathered gVCFs only. Interrupted, the same command goes on. docs/again.md says more.
     """
     if not (work or orphans or loci_after_gather or local):
@@ -206,7 +206,7 @@ class _Asked:
                 )
             )
             report.notes.append(
-                f"To gather one of these {tally.items:,} samples anew (after items extend or redo, or with --reblock), its nests must"
+                f"To gather one of these {tally.items:,} samples anew (also with another --reblock), its nests must"
                 f" be called again; all {tally.nests:,} took {span(tally.seconds)}. A joint call needs the gathered gVCFs only."
             )
         report.stays += [{"what": f"loci of item {item_id}", "why": why} for item_id, why in tally.stays.items()]

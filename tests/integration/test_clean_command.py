@@ -492,6 +492,27 @@ def test_what_was_put_in_parts_and_not_touched_since_its_manifest_is_enough_and_
     assert sums(place.reads("clean", "--loci-after-gather", "--dry-run"))["loci that have been gathered"][0] == 4
 
 
+def test_loci_that_are_gone_are_not_joined_by_others_that_could_not_be_gathered_with_them(place: Place) -> None:
+    # Given a sample whose loci went after it had been gathered
+    for item_id in ("A", ODD):
+        gathered(place, item_id, called(place, item_id, *LOCI))
+    place.types("clean", "--loci-after-gather", "--yes")
+    before = place.ledger.item(ODD)
+    # When some of its nests are to be done again, or it shall have more, then that is refused with what to do
+    for words in (["redo", ODD, "1", "--yes"], ["redo", "--nest", LOCI[0], "--yes"], ["extend", ODD, "c:201-300"]):
+        told = place.types("items", *words, code=5)
+        assert "were deleted after they had been gathered" in told.stderr
+        assert f"pyanamo items reset {ODD}" in told.stderr
+        assert place.ledger.item(ODD) == before
+    # unless all of them are done again
+    place.types("items", "redo", ODD, "0", "1", "--yes")
+    claim = place.claim(ODD)
+    for index in (0, 1):
+        place.record(claim, index)
+    place.finish(claim)
+    place.types("items", "extend", ODD, "c:201-300")
+
+
 def test_segments_of_gathers_that_did_not_end_go_when_nobody_is_at_work(place: Place, later: None) -> None:
     # Given segments beside the plans, and an item that a pilot holds
     key = f"calls/{place.name}/plans/parts/0123/000.bin"
