@@ -229,7 +229,7 @@ def _last_bai(data: bytes) -> tuple[int, int]:
         for _ in range(bins):
             number, chunks = struct.unpack_from("<Ii", data, at)
             if number != 37450:  # the pseudo-bin holds counts
-                last = max(last, *struct.unpack_from(f"<{2 * chunks}Q", data, at + 8))
+                last = max((last, *struct.unpack_from(f"<{2 * chunks}Q", data, at + 8)))
             at += 8 + 16 * chunks
         at += 4 + 8 * struct.unpack_from("<i", data, at)[0]
     return last, struct.unpack_from("<Q", data, at)[0] if len(data) >= at + 8 else 1
@@ -250,7 +250,7 @@ def _last_csi(data: bytes) -> tuple[int, int]:
         for _ in range(bins):
             number, _, chunks = struct.unpack_from("<IQi", data, at)
             if number != counts:
-                last = max(last, *struct.unpack_from(f"<{2 * chunks}Q", data, at + 16))
+                last = max((last, *struct.unpack_from(f"<{2 * chunks}Q", data, at + 16)))
             at += 16 + 16 * chunks
     return last, struct.unpack_from("<Q", data, at)[0] if len(data) >= at + 8 else 1
 

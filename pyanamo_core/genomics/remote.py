@@ -167,7 +167,10 @@ def ranges_of(known: Known, work: Path, loci: Sequence[tuple[int, int, int]]) ->
         ReadsInvalid: the index cannot be read.
     """
     try:
-        index = Index(work / known.index_name, known.size)
+        with (work / "head").open("rb") as file:
+            begin = file.read(5)
+        old = begin[:4] == b"CRAM" and begin[4] < 3
+        index = Index(work / known.index_name, known.size, to_the_end=old)
         return [index.ranges(*locus) for locus in loci]
     except (ValueError, struct.error, IndexError, EOFError, zlib.error) as error:
         reason = f"its index cannot be read ({error}); make it with: samtools index {known.uri}"

@@ -11,7 +11,8 @@ import itertools
 import struct
 import zlib
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pyanamo_core.genomics import cram
@@ -62,106 +63,165 @@ def _holds_bam_header(text: bytearray) -> bool:
 
 
 class Index:
-    """An index on this machine: a .crai, .bai or .csi of a file of `size` bytes.
+    """An index on this machine: a .crai, .bai or .csi of a file of `size` bytes. A contig's part is unpacked once.
+
+    Args:
+        to_the_end: give all bytes behind the first that are needed (a CRAM before 3.0: its reader takes a hole for the
+            file's end, and would find fewer reads without an error).
 
     Raises:
         ValueError, struct.error, IndexError, OSError, EOFError, zlib.error: it cannot be read.
     """
 
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(self, path: Path, size: int, *, to_the_end: bool = False) -> None:
         self._size = size
-        self._slices: list[cram.Slice] | None = None
-        self._data = b""
+        self._crai: Crai | None = None
+        self._binned: _Binned | None = None
         if path.suffix == ".crai":
-            self._slices = cram.read_crai(path)
-            ends: dict[int, int] = {}
-            for one in self._slices:
-                end = one.offset + _CONTAINER_HEAD_BYTES + one.slice_offset + one.slice_bytes
-                ends[one.offset] = max(end, ends.get(one.offset, 0))
-            self._offsets = sorted(ends)
-            self._ends = ends
+            self._crai = Crai(cram.read_crai(path), size if to_the_end else None)
         else:
             data = path.read_bytes()
-            self._data = data if data[:4] == b"BAI\x01" else gzip.decompress(data)
+            self._binned = _Binned(data if data[:4] == b"BAI\x01" else gzip.decompress(data))
 
     def ranges(self, contig: int, start: int, end: int) -> list[Range]:
         """Ordered ranges of bytes that hold what overlaps `start`-`end` (1-based, closed) of a contig, by its number
         in the file's header. None where the index says that there is nothing."""
-        found = (
-            self._of_bam(contig, start, end)
-            if self._slices is None
-            else self._of_cram(self._slices, contig, start, end)
-        )
+        kind = self._crai or self._binned
+        found = kind.ranges(contig, start, end) if kind is not None else ()
         return merged((max(0, low), min(self._size, high)) for low, high in found)
 
-    def _of_cram(self, slices: Sequence[cram.Slice], contig: int, start: int, end: int) -> Iterator[Range]:
-        hits = [
-            one.offset
-            for one in slices
-            if one.contig == contig and one.start <= end and one.start + max(one.span, 1) > start
-        ]
+
+class Crai:
+    """The lines of a .crai by contig, ordered by start, with the furthest end of each and those before it."""
+
+    def __init__(self, slices: Sequence[cram.Slice], end: int | None) -> None:
+        self._end = end
+        self._ends: dict[int, int] = {}
+        by_contig: dict[int, list[cram.Slice]] = {}
+        for one in slices:
+            last = one.offset + _CONTAINER_HEAD_BYTES + one.slice_offset + one.slice_bytes
+            self._ends[one.offset] = max(last, self._ends.get(one.offset, 0))
+            by_contig.setdefault(one.contig, []).append(one)
+        self._offsets = sorted(self._ends)
+        self._contigs: dict[int, tuple[list[cram.Slice], list[int], list[int]]] = {}
+        for contig, listed in by_contig.items():
+            listed.sort(key=lambda one: one.start)
+            behind = itertools.accumulate((one.start + max(one.span, 1) for one in listed), max)
+            self._contigs[contig] = (listed, [one.start for one in listed], list(behind))
+
+    def near(self, contig: int, start: int, end: int) -> list[cram.Slice]:
+        """The slices that may overlap a locus, and few others."""
+        listed, starts, behind = self._contigs.get(contig, ([], [], []))
+        return listed[bisect_right(behind, start) : bisect_right(starts, end)]
+
+    def ranges(self, contig: int, start: int, end: int) -> Iterator[Range]:
+        """The containers of a locus (1-based, closed)."""
+        hits = [one.offset for one in self.near(contig, start, end) if one.start + max(one.span, 1) > start]
         if not hits:
             return
         # htslib reads on until a container begins behind the locus; one of several contigs it reads whole to know.
-        behind = bisect_right(self._offsets, max(hits))
-        last = self._offsets[min(behind, len(self._offsets) - 1)]
-        stop = self._ends[last]
-        if behind + 1 < len(self._offsets):
-            stop = min(stop, self._offsets[behind + 1] + _CONTAINER_HEAD_BYTES)
+        after = bisect_right(self._offsets, max(hits))
+        stop = self._ends[self._offsets[min(after, len(self._offsets) - 1)]]
+        if after + 1 < len(self._offsets):
+            stop = min(stop, self._offsets[after + 1] + _CONTAINER_HEAD_BYTES)
         # It may also begin one container early.
         first = max(0, bisect_right(self._offsets, min(hits)) - 2)
-        yield self._offsets[first], stop
+        yield self._offsets[first], stop if self._end is None else self._end
 
-    def _of_bam(self, contig: int, start: int, end: int) -> Iterator[Range]:
-        smallest, depth = 14, 5
-        if self._data[:4] != b"BAI\x01":
-            if self._data[:4] != b"CSI\x01":
-                raise ValueError("neither BAI nor CSI")
-            smallest, depth = struct.unpack_from("<2i", self._data, 4)
-        # UCSC's binning (SAM specification, 5.3; CSIv1): bins of each level are numbered after those of the level above.
-        wanted, behind = set[int](), list[range]()
+
+class _Binned:
+    """A .bai or unpacked .csi: UCSC's binning (SAM specification, 5.3; CSIv1), bins numbered level after level."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._csi = data[:4] == b"CSI\x01"
+        if not self._csi and data[:4] != b"BAI\x01":
+            raise ValueError("neither BAI nor CSI")
+        self._smallest, self._depth = struct.unpack_from("<2i", data, 4) if self._csi else (14, 5)
+        at = 16 + struct.unpack_from("<i", data, 12)[0] if self._csi else 4
+        self._waiting = struct.unpack_from("<i", data, at)[0]
+        self._at = at + 4
+        self._contigs: list[_Bins] = []
+
+    def ranges(self, contig: int, start: int, end: int) -> Iterator[Range]:
+        """The chunks of a locus (1-based, closed) that htslib may open."""
+        bins = self._bins(contig)
+        wanted: list[range] = []
         first = 0
-        for level in range(depth + 1):
-            shift = smallest + 3 * (depth - level)
-            low, high = first + (start - 1 >> shift), first + (end - 1 >> shift)
-            wanted.update(range(low, high + 1))
+        for level in range(self._depth + 1):
+            shift = self._smallest + 3 * (self._depth - level)
+            wanted.append(range(first + (start - 1 >> shift), first + (end - 1 >> shift) + 1))
             first += 1 << 3 * level
-            behind.append(range(high + 1, first))
-        window = start - 1 >> smallest
-        bins, lowest = self._bins(contig, window, ((1 << 3 * depth) - 1) // 7 + window)
-        # Reads of a bin that begins behind the locus stand behind all of the locus's, as the file is sorted.
-        stop = min((chunks[0] for name, chunks in bins.items() if any(name in each for each in behind)), default=None)
-        for name in wanted.intersection(bins):
-            for begin, after in zip(bins[name][::2], bins[name][1::2], strict=True):
+        stop, lowest = _stop(bins.chunks, wanted[-1][-1] + 1, first), self._lowest(bins, wanted[-1][0])
+        for name in itertools.chain.from_iterable(wanted):
+            chunks = bins.chunks.get(name, ())
+            for begin, after in zip(chunks[::2], chunks[1::2], strict=True):
                 if after > lowest and (stop is None or begin < stop):
                     yield begin >> 16, (min(after, stop or after) >> 16) + BLOCK_BYTES
 
-    def _bins(self, contig: int, window: int, smallest_bin: int) -> tuple[dict[int, tuple[int, ...]], int]:
-        """Virtual offsets of each bin's chunks (begin and end by turns), and before which no read reaches the locus."""
-        data, csi = self._data, self._data[:4] == b"CSI\x01"
-        at = 16 + struct.unpack_from("<i", data, 12)[0] if csi else 4
-        contigs = struct.unpack_from("<i", data, at)[0]
-        at += 4
-        bins: dict[int, tuple[int, ...]] = {}
-        lowest = 0
-        for number in range(min(contig + 1, contigs)):
+    def _lowest(self, bins: _Bins, name: int) -> int:
+        """Before which virtual offset htslib opens nothing: what the linear index (CSI: the bin) says of the first bin
+        that exists, from the locus's first smallest one leftwards to the first of its parent, then of the parent and so
+        on. Not what it says of the locus itself: that is higher where the locus has no such bin."""
+        while name and name not in bins.chunks:
+            name = name - 1 if name % 8 != 1 else name - 1 >> 3
+        if name not in bins.chunks:
+            return 0
+        if self._csi:
+            return bins.lowest[name]
+        level = next(n for n in range(self._depth, -1, -1) if name >= ((1 << 3 * n) - 1) // 7)
+        window = name - ((1 << 3 * level) - 1) // 7 << 3 * (self._depth - level)
+        if window >= len(bins.linear):
+            return 0
+        return next((one for one in reversed(bins.linear[: window + 1]) if one), 0)
+
+    def _bins(self, contig: int) -> _Bins:
+        """A contig's part; empty if the index ends before it."""
+        data = self._data
+        while self._waiting and len(self._contigs) <= contig:
+            at, bins = self._at, _Bins({}, {}, ())
             count = struct.unpack_from("<i", data, at)[0]
             at += 4
             for _ in range(count):
                 name = struct.unpack_from("<I", data, at)[0]
-                if csi and number == contig and name == smallest_bin:
-                    lowest = struct.unpack_from("<Q", data, at + 4)[0]
-                at += 12 if csi else 4
+                if self._csi:
+                    bins.lowest[name] = struct.unpack_from("<Q", data, at + 4)[0]
+                at += 12 if self._csi else 4
                 chunks = struct.unpack_from("<i", data, at)[0]
-                if number == contig and chunks:
-                    bins[name] = struct.unpack_from(f"<{2 * chunks}Q", data, at + 4)
+                bins.chunks[name] = struct.unpack_from(f"<{2 * chunks}Q", data, at + 4)
                 at += 4 + 16 * chunks
-            if not csi:
+            if not self._csi:
                 windows = struct.unpack_from("<i", data, at)[0]
-                if number == contig and window < windows:
-                    lowest = struct.unpack_from("<Q", data, at + 4 + 8 * window)[0]
+                bins = replace(bins, linear=struct.unpack_from(f"<{windows}Q", data, at + 4))
                 at += 4 + 8 * windows
-        return bins, lowest
+            self._contigs.append(bins)
+            self._at, self._waiting = at, self._waiting - 1
+        return self._contigs[contig] if contig < len(self._contigs) else _Bins({}, {}, ())
+
+
+@dataclass(frozen=True)
+class _Bins:
+    """Of one contig: virtual offsets of each bin's chunks (begin and end by turns), a CSI's offset of each bin, and a
+    BAI's of each window."""
+
+    chunks: dict[int, tuple[int, ...]]
+    lowest: dict[int, int]
+    linear: tuple[int, ...]
+
+
+def _stop(bins: Mapping[int, Sequence[int]], name: int, count: int) -> int | None:
+    """Where htslib stops reading: at the first chunk of the next bin to the right of the locus's last smallest one or,
+    where those of one parent are done, to the right of the parent; None: nowhere. The first bin behind the locus in
+    the file may come earlier: htslib would still open chunks between the two."""
+    name = 0 if name >= count else name
+    while True:
+        while name % 8 == 1:
+            name = (name - 1) >> 3
+        if name == 0:
+            return None
+        if bins.get(name):
+            return bins[name][0]
+        name += 1
 
 
 def merged(ranges: Iterable[Range], gap: int = GAP_BYTES) -> list[Range]:

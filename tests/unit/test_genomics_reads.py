@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import os
 import shutil
+import struct
 from pathlib import Path
 
 import pysam
@@ -258,6 +259,26 @@ def test_a_csi_index_is_judged_as_a_bai_is(tmp_path: Path) -> None:
         assert reads.sample == "HG00100"
     with pytest.raises(ReadsInvalid, match="its index is stale"):
         opened(tmp_path / "1.bam", tmp_path, tmp_path / "2.bam.csi")
+
+
+def test_a_bin_without_chunks_is_no_damage(tmp_path: Path) -> None:
+    # Given an index of each kind to which a bin without chunks has been added
+    source = tmp_path / "1.bam"
+    shutil.copy(DATA / "1kg-chr17/mpileup.1.bam", source)
+    for option, bins_at, empty in (("-b", 8, struct.pack("<Ii", 1, 0)), ("-c", 0, struct.pack("<IQi", 1, 0, 0))):
+        pysam.index(option, str(source))
+        index = tmp_path / ("1.bam.bai" if option == "-b" else "1.bam.csi")
+        packed = index.read_bytes()
+        data = packed if option == "-b" else gzip.decompress(packed)
+        # of the first contig that has bins
+        at = bins_at or 20 + struct.unpack_from("<i", data, 12)[0]
+        while not (count := struct.unpack_from("<i", data, at)[0]):
+            at += 8 if option == "-b" else 4
+        data = data[:at] + struct.pack("<i", count + 1) + empty + data[at + 4 :]
+        index.write_bytes(data if option == "-b" else gzip.compress(data))
+        # Then the reads are opened
+        with opened(source, tmp_path, index) as reads:
+            assert reads.sample == "HG00100"
 
 
 def test_several_samples_or_none_in_one_file_are_refused(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from genomics_support import DATA
 
 from pyanamo_core.errors import AwsFailed, EndpointDown, HostFault, ReadsInterrupted, ReadsInvalid
+from pyanamo_core.genomics import cram, windows
 from pyanamo_core.genomics.inputs import End, Inputs
 from pyanamo_core.genomics.intervals import Locus
 from pyanamo_core.genomics.reads import open_reads, slice_reads
@@ -161,6 +162,133 @@ def test_a_slice_from_ranges_is_the_slice_of_the_whole_file(
     asked = Counter(what for what, _, _ in bucket.asked)
     assert (asked["end"], asked["index"] <= 3, asked["range"] <= 4) == (1, True, True)
     assert asked["copy"] <= 4 * (8 if " " in layout else 40)
+
+
+SPARSE = [(index, kind) for index in ("bai", "csi") for kind in ("long", "spliced")]
+
+
+@pytest.fixture(scope="module")
+def sparse(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Islands of reads up to 400 kb apart on contigs of 4 and 3 Mb: long ones, and spliced ones."""
+    folder = tmp_path_factory.mktemp("sparse")
+    contigs = [{"SN": "a", "LN": 4_000_000}, {"SN": "b", "LN": 3_000_000}]
+    header = pysam.AlignmentHeader.from_dict(
+        {"HD": {"VN": "1.6", "SO": "coordinate"}, "SQ": contigs, "RG": [{"ID": "1", "SM": "S1"}]}
+    )
+    for index, kind in SPARSE:
+        rng = random.Random(f"{index} {kind}")
+        reads: list[pysam.AlignedSegment] = []
+        for contig, length in ((0, 4_000_000), (1, 3_000_000)):
+            at = rng.randrange(50_000)
+            while at < length - 250_000:
+                for _ in range(rng.choice((1, 2, 12))):
+                    read = pysam.AlignedSegment(header)
+                    read.reference_id, read.reference_start = contig, at + rng.randrange(3000)
+                    bases = rng.randrange(10_000, 40_000) if kind == "long" and rng.random() < 0.6 else 150
+                    read.query_sequence = (
+                        rng.randbytes(bases).translate(bytes(b"ACGT"[n % 4] for n in range(256))).decode()
+                    )
+                    read.query_qualities = array("B", (byte % 41 for byte in rng.randbytes(bases)))
+                    gap = rng.random() < (0.1 if kind == "spliced" else 0)
+                    gapped = [(0, 50), (3, rng.randrange(1000, 200_000)), (0, bases - 50)]
+                    read.cigartuples = gapped if gap else [(0, bases)]
+                    read.query_name, read.mapping_quality = f"r{len(reads)}", 60
+                    read.set_tag("RG", "1")
+                    reads.append(read)
+                at += rng.choice((4000, 20_000, 100_000, 100_000, 400_000))
+        path = folder / f"{index}-{kind}.bam"
+        with pysam.AlignmentFile(str(path), "wb", header=header) as out:
+            for read in sorted(reads, key=lambda r: (r.reference_id, r.reference_start)):
+                out.write(read)
+        pysam.index(*(["-c"] if index == "csi" else []), str(path))
+    return folder
+
+
+@pytest.mark.parametrize(("index", "kind"), SPARSE)
+def test_loci_between_islands_of_reads_find_what_the_whole_file_has(
+    sparse: Path, tmp_path: Path, index: str, kind: str
+) -> None:
+    # Given reads in islands, so that most loci have no smallest bin of their own
+    bucket, rng, found = Bucket(sparse, tmp_path / "shared"), random.Random(7), 0
+    name = f"{index}-{kind}.bam"
+    with pysam.AlignmentFile(str(sparse / name)) as file:
+        places = [(str(read.reference_name), read.reference_start) for read in file.fetch(until_eof=True)]
+    # When loci in and behind islands are sliced
+    for _ in range(60):
+        contig, start = rng.choice(places)
+        start += rng.randrange(1, 60_000)
+        wanted = [Locus(contig, start, start + rng.choice((0, 100, 5000, 60_000)))]
+        theirs = sliced(bucket, f"s3://b/{name}", tmp_path / "work", wanted, tmp_path / "none.fa")
+        # Then no locus is refused, and none has fewer reads
+        assert theirs == sliced(Inputs(), str(sparse / name), tmp_path / "own", wanted, tmp_path / "none.fa"), wanted
+        found += len(theirs)
+    assert found > 30
+
+
+def test_a_cram_before_3_is_copied_to_its_end_as_its_reader_takes_a_hole_for_the_end(
+    layouts: Path, cohort: Cohort, tmp_path: Path
+) -> None:
+    ends: dict[str, list[int]] = {}
+
+    class Noting(Bucket):
+        def copy_range(self, uri: str, start: int, end: int, target: BinaryIO, etag: str = "") -> None:
+            ends.setdefault(uri, []).append(end)
+            super().copy_range(uri, start, end, target, etag)
+
+    for version in ("2.1", "3.0"):
+        name = f"{version}-seqs_per_slice=40.cram"
+        reads = sliced(
+            Noting(layouts), f"s3://b/{name}", tmp_path / version, [Locus("a", 1000, 2000)], cohort.reference
+        )
+        assert reads
+    old, new = (max(ends[f"s3://b/{version}-seqs_per_slice=40.cram"]) for version in ("2.1", "3.0"))
+    assert old == (layouts / "2.1-seqs_per_slice=40.cram").stat().st_size
+    assert new < (layouts / "3.0-seqs_per_slice=40.cram").stat().st_size
+
+
+def test_a_contigs_part_of_an_index_is_unpacked_once_for_all_loci(
+    layouts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given an index of each kind, and what is unpacked of it counted
+    unpacked = Counter[str]()
+    real = windows.struct.unpack_from
+
+    def counted(form: str, data: bytes, at: int = 0) -> Any:
+        unpacked[str(len(data))] += 1
+        return real(form, data, at)
+
+    monkeypatch.setattr(windows.struct, "unpack_from", counted)
+    for name in ("bai.bam.bai", "csi.bam.csi"):
+        index = windows.Index(layouts / name, 1 << 40)
+        first = index.ranges(3, 1, 40_000)
+        before = unpacked.total()
+        # When many loci are looked up, then nothing is unpacked again
+        assert all(index.ranges(3, 1 + step, 40_000 - step) for step in range(0, 15_000, 10))
+        assert index.ranges(3, 1, 40_000) == first
+        assert index.ranges(0, 1, 60_000)
+        assert unpacked.total() == before
+
+
+def test_slices_of_a_cram_are_found_by_place_and_not_one_by_one() -> None:
+    # Given the index of a genome's CRAM: 40,000 slices on a contig, one of which spans much
+    listed = [cram.Slice(0, 1 + 1000 * n, 50_000 if n == 70 else 1100, 10_000 + 100 * n, 10, 90) for n in range(40_000)]
+    found = windows.Crai(listed, None)
+    for start, end in (
+        (1, 1),
+        (75_500, 75_600),
+        (119_000, 119_001),
+        (34_000_000, 39_100_000),
+        (39_999_900, 50_000_000),
+    ):
+        near = [one.offset for one in listed if one.start <= end and one.start + one.span > start]
+        assert near
+        [(low, high)] = list(found.ranges(0, start, end))
+        # Then what is read begins a container before the first and ends behind the one after the last
+        assert low == max(10_000, min(near) - 100)
+        assert high > max(near) + 100 or max(near) == listed[-1].offset
+        assert len(found.near(0, start, end)) <= (end - start) // 1000 + 52
+    assert not list(found.ranges(0, 60_000_000, 60_000_001))
+    assert not list(found.ranges(1, 1, 100))
 
 
 def test_real_files_give_the_same_reads_from_ranges(tmp_path: Path) -> None:
