@@ -82,6 +82,7 @@ class Store:
                 part.mkdir(mode=0o700)
                 try:
                     make(part)
+                    _to_disk(part)
                 except BaseException:
                     shutil.rmtree(part, ignore_errors=True)
                     raise
@@ -111,6 +112,16 @@ class Store:
                         ) from None
                     self._clock.sleep(_POLL_SECONDS)
             yield
+        finally:
+            os.close(descriptor)
+
+
+def _to_disk(folder: Path) -> None:
+    """Let the files of a folder outlive a loss of power, before its name says that they are whole."""
+    for path in (each for each in folder.rglob("*") if each.is_file() and not each.is_symlink()):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
         finally:
             os.close(descriptor)
 

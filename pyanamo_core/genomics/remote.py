@@ -195,6 +195,8 @@ def _make_room(root: Path, most: int) -> None:
     """Remove the entries that were longest unused, until the rest has at most `most` bytes."""
     entries: list[tuple[float, int, Path]] = []
     for marker in root.glob("*/known.json"):
+        if marker.parent.name.startswith(".") or marker.parent.suffix == ".part":
+            continue  # one that is being made by another nest, or is on its way out
         with suppress(OSError):
             folder = marker.parent
             entries.append((folder.stat().st_mtime, sum(x.stat().st_size for x in folder.iterdir()), folder))

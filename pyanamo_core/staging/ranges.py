@@ -94,6 +94,7 @@ class Partial:
                 place, view = place + written, view[written:]
         if place != last + 1:
             raise EOFError(f"bytes {first}-{last} ended after {place - first}")
+        os.fsync(handle)  # a host that loses its power must not keep the line and lose the bytes
         with self._lock, self._notes.open("a") as notes:
             notes.write(f"{number}\n")
 

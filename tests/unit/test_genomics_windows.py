@@ -410,6 +410,23 @@ def test_the_longest_unused_samples_make_room(
     assert {what for what, _, _ in bucket.asked} == {"copy"}
 
 
+def test_room_is_never_made_of_an_entry_that_another_nest_is_making(
+    layouts: Path, cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given no room at all, an entry in the making, and one on its way out
+    monkeypatch.setattr("pyanamo_core.genomics.remote.KEPT_BYTES", 0)
+    others = [tmp_path / "shared" / name for name in ("abc.part", ".abc-1-2")]
+    for other in others:
+        other.mkdir(parents=True, mode=0o700)
+        (other / "known.json").write_text("{}")
+    # When another sample is met
+    assert sliced(
+        Bucket(layouts, tmp_path / "shared"), "s3://b/bai.bam", tmp_path / "w", [Locus("a", 1, 500)], cohort.reference
+    )
+    # Then they are left alone
+    assert all((other / "known.json").exists() for other in others)
+
+
 def test_a_damaged_entry_is_made_anew(layouts: Path, cohort: Cohort, tmp_path: Path) -> None:
     bucket = Bucket(layouts, tmp_path / "shared")
     wanted = [Locus("a", 1, 500)]

@@ -109,3 +109,14 @@ def test_an_empty_file_is_whole_at_once(tmp_path: Path) -> None:
     going.move_to(tmp_path / "x")
 
     assert (tmp_path / "x").read_bytes() == b""
+
+
+def test_a_range_is_on_disk_before_its_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given what the notes said at each fsync of the file
+    lines: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda _: lines.append((tmp_path / "x.partial.notes").read_text().count("\n") - 1))
+    # When all nine ranges arrive
+    partial(tmp_path).fetch(Source())
+    # Then there was one for each, and never more lines than ranges that had been synced before
+    assert len(lines) == 9
+    assert all(told <= number for number, told in enumerate(lines))

@@ -318,3 +318,23 @@ def test_a_fasta_that_is_none_is_the_set_ups_fault(tmp_path: Path) -> None:
 def test_a_reference_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(SetUpError, match=r"reference tgt: .*none\.bed"):
         stage_reference(Reference(name="tgt", uri=str(tmp_path / "none.bed")), Store(tmp_path / "s"), Fetcher(None))
+
+
+def test_an_entrys_files_are_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given what is synced noted, and whether the entry had its name then
+    synced: list[tuple[str, bool]] = []
+
+    def fsync(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.append((path.name, (tmp_path / "key").exists()))
+
+    def make(folder: Path) -> None:
+        (folder / "below").mkdir()
+        (folder / "one").write_text("1")
+        (folder / "below" / "two").write_text("2")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    # When an entry is made
+    Store(tmp_path).entry("key", make)
+    # Then each of its files came first
+    assert sorted(synced) == [("one", False), ("two", False)]
