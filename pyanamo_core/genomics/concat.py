@@ -65,9 +65,10 @@ class Concatenating:
         except GvcfInvalid as error:
             raise CohortRefused(reason=f"region {region['item']}: {error}") from error
         found = reader.whole_digest()
-        if region["sha256"] and found != region["sha256"]:
+        if found != region["sha256"]:
             raise CohortRefused(
-                reason=f"region {region['item']}: {region['vcf']} has SHA-256 {found}, it was recorded with {region['sha256']}"
+                reason=f"region {region['item']}: {region['vcf']} has SHA-256 {found}, it was recorded with {region['sha256']}",
+                changed=str(region["vcf"]),
             )
 
     def _blocks(
@@ -122,6 +123,7 @@ def concat(
     samples = [str(one["sample"]) for one in members]
     manifests = _manifests(regions, inputs)
     _refuse(regions, manifests, samples, [plain_locus(x) for x in told["covered"]])
+    regions = [_with_digest(*pair) for pair in zip(regions, manifests, strict=True)]
     name = str(told["name"])
     with Target(target, clients) as place:
         place.check()
@@ -150,6 +152,7 @@ def concat(
             "partial": told["partial"],
             **{key: manifests[0].get(key, "") for key in SAME},
             "methods": sorted({str(one["method"]) for one in manifests}),
+            "joint_version": str(manifests[0].get("joint_version", "")),
             "commands": manifests[0]["commands"],
             "variants": variants,
             "stats": counted,
@@ -176,6 +179,19 @@ def _manifests(regions: Sequence[Mapping[str, Any]], inputs: Inputs) -> list[dic
         return list(pool.map(read, regions))
 
 
+def _with_digest(region: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The region with a SHA-256: the ledger's, else its manifest's."""
+    name = str(region["vcf"]).rpartition("/")[2]
+    own = next((str(one.get("sha256") or "") for one in manifest.get("files", ()) if one.get("name") == name), "")
+    digest = str(region["sha256"] or own)
+    if not digest:
+        raise CohortRefused(
+            reason=f"region {region['item']}: neither the ledger nor its manifest has a SHA-256 of {region['vcf']}; "
+            "call it again"
+        )
+    return {**region, "sha256": digest}
+
+
 def _refuse(
     regions: Sequence[Mapping[str, Any]],
     manifests: Sequence[Mapping[str, Any]],
@@ -185,6 +201,13 @@ def _refuse(
     """Samples alike; regions in the order of what is covered, without gap, overlap or duplicate."""
     if not regions:
         raise CohortRefused(reason="there is no region")
+    called = [(str(one["method"]), str(one.get("joint_version", ""))) for one in manifests]
+    for region, how in zip(regions, called, strict=True):
+        if how != called[0]:
+            raise CohortRefused(
+                reason=f"region {region['item']} was called by {' '.join(how).strip()}, region {regions[0]['item']} by "
+                f"{' '.join(called[0]).strip()}: call all regions again by one of them"
+            )
     waiting = list(covered)[::-1]
     seen: dict[str, str] = {}
     for region, manifest in zip(regions, manifests, strict=True):

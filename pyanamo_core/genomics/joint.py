@@ -19,10 +19,10 @@ from pyanamo_core.errors import CallerFailed, CohortRefused
 from pyanamo_core.genomics.bgzf import Lines, RangedReader
 from pyanamo_core.genomics.concat import concat, concat_plan
 from pyanamo_core.genomics.extras import require_pysam
-from pyanamo_core.genomics.gatk import SHORT_BASES, run_tool
+from pyanamo_core.genomics.gatk import SHORT_BASES, GatkMissing, find_gatk, run_tool
 from pyanamo_core.genomics.inputs import Inputs
 from pyanamo_core.genomics.intervals import Dictionary, Locus, pad_and_merge, read_dictionary
-from pyanamo_core.genomics.load import Stored, Target
+from pyanamo_core.genomics.load import Stored, Target, remove
 from pyanamo_core.genomics.members import SAME, GatheredGvcf, plain_locus, read_members
 from pyanamo_core.genomics.parameters import canonical_json
 from pyanamo_core.genomics.plan_files import PlanInvalid, read_json, read_plan
@@ -83,12 +83,13 @@ def joint(
     options: dict[str, Any] = {"regions": regions, "region_bases": region_bases, "partial": partial}
     place = (keep or str(work)).rstrip("/")
     plan = joint_rows(gathered, dictionary, f"{place}/plans", inputs=inputs, clients=clients, **options)
+    calling = joint_calling(_caller(plan.pointer, inputs), len(plan.samples), combine_up_to)
     done: list[Stored] = []
     called_now = 0
     for row in plan.rows:
         uri = row.definition.arguments[0]
         where = _region_place(place, uri)
-        kept = kept_region(where, row.item_id, uri, inputs)
+        kept = kept_region(where, row.item_id, uri, inputs, calling)
         if kept is None:
             # Plans lie where clients write; in a folder of this machine they are read like any file.
             options = {"reference": reference, "inputs": inputs, "heap_mb": heap_mb, "combine_up_to": combine_up_to}
@@ -98,12 +99,24 @@ def joint(
         if told is not None:
             told(len(done), len(plan.rows), row.item_id)
     listed = concat_plan(plan.pointer, done, inputs, name=name)
-    made = concatenated(listed, target, work, inputs=inputs, clients=clients)
+    try:
+        made = concatenated(listed, target, work, inputs=inputs, clients=clients)
+    except CohortRefused as error:
+        changed = str(error.facts.get("changed", ""))
+        if changed:  # without its manifest the next call calls it again
+            remove(f"{changed.removesuffix('.vcf.gz')}.manifest.json", clients)
+        raise
     return JointCalled(made.vcf, made.manifest, made.outputs, called_now, len(done) - called_now)
 
 
 def planned(
-    gvcfs: Sequence[str], reference: Path, keep: str, inputs: Inputs, **options: Any
+    gvcfs: Sequence[str],
+    reference: Path,
+    keep: str,
+    inputs: Inputs,
+    *,
+    combine_up_to: int = COMBINE_UP_TO,
+    **options: Any,
 ) -> tuple[list[str], list[str]]:
     """Regions that `joint` would call now, and those that it would keep; nothing is written.
 
@@ -123,13 +136,14 @@ def planned(
     except PlanInvalid:
         before = {}
     alike = all(now[key] == before.get(key) for key in ("lead_in", "samples", "partial", "covered", *SAME))
+    calling = joint_calling(str(now["caller"]), len(plan.samples), combine_up_to)
     uris = {str(one["item"]): str(one["plan"]) for one in before.get("regions", ())}
     kept = [
         row.item_id
         for row in plan.rows
         if alike
         and now["contents"][row.item_id] == before["contents"].get(row.item_id)
-        and kept_region(_region_place(place, uris[row.item_id]), row.item_id, uris[row.item_id], inputs)
+        and kept_region(_region_place(place, uris[row.item_id]), row.item_id, uris[row.item_id], inputs, calling)
     ]
     return [row.item_id for row in plan.rows if row.item_id not in set(kept)], kept
 
@@ -144,14 +158,40 @@ def _region_place(place: str, plan: str) -> str:
     return f"{place}/regions/{plan.rpartition('/')[2].removesuffix('.json')}"
 
 
-def kept_region(where: str, item: str, plan: str, inputs: Inputs) -> Stored | None:
-    """The VCF of a region that was called by this very plan before, if it is there."""
+def joint_calling(caller: str, samples: int, combine_up_to: int = COMBINE_UP_TO) -> dict[str, str]:
+    """How a region is called here and now: `method`, and `joint_version` of the program (empty if it is not here)."""
+    if caller != "gatk":
+        from pysam.version import __bcftools_version__
+
+        return {"method": "bcftools", "joint_version": str(__bcftools_version__)}
+    try:
+        version = find_gatk().version
+    except GatkMissing:
+        version = ""
+    method = "CombineGVCFs" if samples <= combine_up_to else "GenomicsDBImport"
+    return {"method": method, "joint_version": version}
+
+
+def _caller(pointer: str, inputs: Inputs) -> str:
+    return str(read_json(inputs, pointer)[0]["caller"])
+
+
+def kept_region(where: str, item: str, plan: str, inputs: Inputs, calling: Mapping[str, str]) -> Stored | None:
+    """The VCF of a region that was called by this very plan before, and as it would be called now, if it is there whole.
+
+    Args:
+        calling: as joint_calling gives it; a version that is not known is not compared.
+    """
     try:
         told, _ = read_json(inputs, f"{where}/{item}.manifest.json")
         if told.get("kind") != "region" or told.get("plan") != plan:
             return None
+        if any(value and told.get(key) != value for key, value in calling.items()):
+            return None
         [vcf] = [one for one in told["files"] if one["name"] == f"{item}.vcf.gz"]
-        inputs.read_range(f"{where}/{item}.vcf.gz", 0, 1)
+        _, size = inputs.read_range(f"{where}/{item}.vcf.gz", 0, 1)
+        if size != int(vcf["bytes"]):
+            return None
     except (PlanInvalid, FileNotFoundError, ValueError):
         return None
     return Stored(vcf["name"], f"{where}/{item}.vcf.gz", int(vcf["bytes"]), str(vcf["sha256"]))
@@ -200,8 +240,8 @@ def call_region(
         slices = slice_all(listed, wide, covered, inputs, folder)
         vcf = work / f"{name}.vcf.gz"
         samples = [str(one["sample"]) for one in listed]
+        calling = joint_calling(str(plan["caller"]), len(slices), combine_up_to)
         if plan["caller"] == "gatk":
-            method = "CombineGVCFs" if len(slices) <= combine_up_to else "GenomicsDBImport"
             old = any(_old_mapping_quality(path) for one, path in zip(listed, slices, strict=True) if one["adopted"])
             commands = _gatk(
                 samples,
@@ -212,12 +252,11 @@ def call_region(
                 vcf,
                 folder,
                 heap_mb,
-                method,
+                calling["method"],
                 old=old,
                 reblocked=plan["reblocked"],
             )
         else:
-            method = "bcftools"
             commands = _bcftools(slices, reference, loci, vcf, folder)
         variants = check_vcf(vcf, loci, samples)
         size = sum(path.stat().st_size for path in slices)
@@ -233,7 +272,7 @@ def call_region(
             "lead_in": plan["lead_in"],
             "partial": plan["partial"],
             **{key: plan[key] for key in SAME},
-            "method": method,
+            **calling,
             "commands": commands,
             "variants": variants,
             "slice_bytes": size,

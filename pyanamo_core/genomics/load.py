@@ -171,3 +171,15 @@ class Target:
     ) -> None:
         if error is not None:
             self.take_back()
+
+
+def remove(uri: str, clients: Any) -> None:
+    """Remove one file or object; one that is not there is no error."""
+    if not uri.startswith("s3://"):
+        Path(uri).unlink(missing_ok=True)
+        return
+    from pyanamo_core.aws import explained
+
+    bucket, key = split_uri(uri)
+    with explained("s3", f"removing {uri}"):
+        clients.client("s3").delete_object(Bucket=bucket, Key=key)

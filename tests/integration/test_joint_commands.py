@@ -115,6 +115,17 @@ def test_gather_and_joint_go_on_after_a_kill_and_call_again_only_what_changed(
     assert told["regions"] == 4
     assert told["kept"] >= len(first)
     assert told["variants"] > 10
+    # When a region is damaged without a change of its size, then the cohort is refused once, and it is called again
+    damaged = next(key for key in lab.keys("/regions/") if key.endswith("_6000.vcf.gz"))
+    s3 = lab.place.clients.client("s3")
+    whole = s3.get_object(Bucket=lab.place.name, Key=damaged)["Body"].read()
+    s3.put_object(Bucket=lab.place.name, Key=damaged, Body=whole[:4] + b"\x01" + whole[5:])
+    refused = lab.begins(*options)
+    said = refused.communicate(timeout=60)[1]
+    assert refused.returncode == 5
+    assert "it was recorded with" in said
+    assert (again := lab.types(*options))["called"] == 1
+    assert again["variants"] == told["variants"]
     # When a locus of one sample is done again, then the old gVCF is not taken any more
     lab.ledger.redo(lab.ledger.item("DEMO0001"), [1])
     lab.called("DEMO0001", (1,))

@@ -17,7 +17,7 @@ from pyanamo_core.genomics.bgzf import pack
 from pyanamo_core.genomics.concat import Concatenating, concat, read_stats
 from pyanamo_core.genomics.inputs import Inputs
 from pyanamo_core.genomics.intervals import Locus
-from pyanamo_core.genomics.joint import call_region, check_vcf
+from pyanamo_core.genomics.joint import call_region, check_vcf, joint_calling, kept_region
 from pyanamo_core.genomics.plan_files import canonical, plan_name, put_plan
 from pyanamo_core.genomics.plan_task import code_of, run, verify_outputs
 from pyanamo_core.genomics.records import BGZF_EOF
@@ -130,6 +130,55 @@ def test_a_region_that_changed_is_gone_or_truncated_is_refused(regions: Regions)
     regions.refused("region1: .* has no BGZF end: it is truncated")
     path.unlink()
     regions.refused("region1: .* is gone")
+
+
+def test_a_region_without_a_recorded_digest_is_compared_with_its_manifests(regions: Regions) -> None:
+    # Given a region whose digest the ledger does not have, nor its manifest
+    one = regions.regions[1]
+    recorded, one["sha256"] = one["sha256"], ""
+    regions.refused("region1: neither the ledger nor its manifest has a SHA-256")
+    # When the manifest has another one, then it is refused, too
+    manifest = regions.folder / "region1.manifest.json"
+    told = json.loads(manifest.read_text())
+    for digest in ("0" * 64, recorded):
+        manifest.write_text(json.dumps({**told, "files": [{"name": "region1.vcf.gz", "sha256": digest}]}))
+        if digest != recorded:
+            regions.refused("region1: .* it was recorded with 000")
+    # And with the right one it is taken
+    assert regions.concat()[1]["variants"] == 5
+
+
+@pytest.mark.parametrize("other", [{"joint_version": "4.7"}, {"method": "GenomicsDBImport"}])
+def test_regions_called_in_two_ways_are_not_mixed(regions: Regions, other: dict[str, str]) -> None:
+    manifest = regions.folder / "region2.manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **other}))
+    regions.refused("region2 was called by .*, region region0 by CombineGVCFs: call all regions again")
+
+
+def test_a_kept_region_is_whole_and_called_as_it_would_be_called_now(tmp_path: Path) -> None:
+    # Given a region that was called
+    calling = joint_calling("bcftools", 2)
+    assert calling["joint_version"]
+    vcf, told = tmp_path / "r.vcf.gz", {"kind": "region", "plan": "p", **calling}
+    vcf.write_bytes(b"x" * 9)
+    manifest = {**told, "files": [{"name": "r.vcf.gz", "bytes": 9, "sha256": "d"}]}
+    (tmp_path / "r.manifest.json").write_text(json.dumps(manifest))
+
+    def kept(**changes: str) -> bool:
+        return kept_region(str(tmp_path), "r", "p", Inputs(), {**calling, **changes}) is not None
+
+    # Then it is kept by the same program and method, and where the program's version is not known
+    assert kept()
+    assert kept(joint_version="")
+    # And not by another, nor if it is shorter than it was
+    assert not kept(joint_version="1.0")
+    assert not kept(method="CombineGVCFs")
+    vcf.write_bytes(b"x" * 8)
+    assert not kept()
+
+
+def test_the_method_goes_by_the_number_of_samples() -> None:
+    assert [joint_calling("gatk", n)["method"] for n in (100, 101)] == ["CombineGVCFs", "GenomicsDBImport"]
 
 
 def test_a_called_region_must_hold_its_samples_in_order_and_records_that_start_in_it(regions: Regions) -> None:

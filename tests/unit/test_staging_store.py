@@ -325,7 +325,7 @@ def test_an_entrys_files_are_on_disk_before_it_has_its_name(tmp_path: Path, monk
     synced: list[tuple[str, bool]] = []
 
     def fsync(descriptor: int) -> None:
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
         synced.append((path.name, (tmp_path / "key").exists()))
 
     def make(folder: Path) -> None:
