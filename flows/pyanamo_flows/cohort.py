@@ -163,13 +163,11 @@ def cohort(
         run_id = live.run_id if live else next_run_id(opened.ledger, str(own.id), step.name)
         told = {"table": step.table, "run_id": run_id, "prefect_detail": prefect_detail, "pilots": pilots, "aws": aws}
         outcome = run_here(clients, told, on_progress=trace.on_progress)
-        return outcome or plainly(clients, on_progress=trace.on_progress)(step, opened, live)
+        return outcome or plainly(clients, pilots=pilots, on_progress=trace.on_progress)(step, opened, live)
 
     try:
         with ExitStack() as stack:
-            chain = open_chain(
-                stack, clients, table, workflow, sheet, update, also or [], partial, pilots, new_revision
-            )
+            chain = open_chain(stack, clients, table, workflow, sheet, update, also or [], partial, new_revision)
             wrapped = trace.wrap(runner) if trace.wrap else runner
             trace.looks = chain.run(wrapped, first=first, last=last, say=say)
     except (StepIncomplete, StepStopped) as stopped:
@@ -192,7 +190,6 @@ def open_chain(
     update: bool,
     also: Sequence[str],
     partial: bool,
-    pilots: int | None,
     new_revision: bool,
 ) -> Chain:
     """The chain of these parameters; a sheet in S3 is a file here until the stack closes."""
@@ -203,7 +200,7 @@ def open_chain(
     else:
         raise NothingNamed
     found = read_sheet(stack.enter_context(local_file(clients, sheet))) if sheet else None
-    steps = cohort_steps(clients, told, sheet=found, update=update, partial=partial, also=also, pilots=pilots)
+    steps = cohort_steps(clients, told, sheet=found, update=update, partial=partial, also=also)
     return Chain(steps, AwsTables(clients), partial=partial, new_revision=new_revision)
 
 
@@ -292,6 +289,6 @@ def start(
         what = gone or trace.error
         log.warning("Prefect: %s: %.300s; the cohort goes on without it", type(what).__name__, what)
     with ExitStack() as stack:
-        chain = open_chain(stack, clients, table, workflow, sheet, update, also, partial, pilots, new_revision)
-        runner = plainly(clients, on_progress=on_progress)
+        chain = open_chain(stack, clients, table, workflow, sheet, update, also, partial, new_revision)
+        runner = plainly(clients, pilots=pilots, on_progress=on_progress)
         return chain.run(wrap(runner) if wrap else runner, first=first, last=last, **({"say": say} if say else {}))

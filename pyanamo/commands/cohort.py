@@ -167,7 +167,6 @@ def _chain(context: Context, asked: Asked) -> Chain:
         update=asked.update,
         partial=asked.partial,
         also=asked.also,
-        pilots=asked.pilots,
     )
     return Chain(steps, AwsTables(context.clients), partial=asked.partial, new_revision=asked.new_revision)
 
@@ -216,7 +215,7 @@ def _plainly(context: Context, url: str, asked: Asked) -> list[Look]:
     if not url:
         context.say("no address of Prefect is set (PREFECT_API_URL): running without it")
     display = _Display(context)
-    runner = display.around(plainly(context.clients, on_progress=display.update))
+    runner = display.around(plainly(context.clients, pilots=asked.pilots, on_progress=display.update))
     return _chain(context, asked).run(runner, first=asked.first, last=asked.last, say=context.say)
 
 

@@ -47,7 +47,6 @@ def cohort_steps(
     update: bool = False,
     partial: bool = False,
     also: Sequence[str] = (),
-    pilots: int | None = None,
 ) -> list[Step]:
     """The steps of a cohort whose call is this workflow.
 
@@ -57,14 +56,9 @@ def cohort_steps(
         partial: gather and call samples that lack loci, too.
         also: call tables of earlier cohorts (their ledgers say what was gathered), or prefixes with gathered gVCFs;
             beside those that the workflow names.
-        pilots: of each step, instead of the workflow's.
     """
-    if pilots is not None:
-        workflow = workflow.model_copy(update={"pilots": pilots})
     gather, joint = gather_workflow(workflow), joint_workflow(workflow)
     section = workflow.cohort
-    if pilots is not None:
-        gather, joint = (one.model_copy(update={"pilots": pilots}) for one in (gather, joint))
     plans = Plans(clients, workflow, gather, joint, partial, (*section.also, *also))
     return [
         Step("call", workflow, sheet=sheet, update=update),
@@ -305,28 +299,15 @@ def _writing(clients: Clients, store: bool) -> Any:
 
 
 class _ReadOnly:
-    """Clients whose S3 takes what it is given and keeps nothing: for a plan that shall only be looked at."""
+    """Clients with which plans are made and not stored: for a plan that shall only be looked at (see plan_files)."""
+
+    keeps_nothing = True
 
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
 
-    def client(self, service: str, *told: Any, **more: Any) -> Any:
-        made: Any = self._clients.client(service, *told, **more)
-        return _Keepless(made) if service == "s3" else made
-
     def __getattr__(self, name: str) -> Any:
         return getattr(self._clients, name)
-
-
-class _Keepless:
-    def __init__(self, client: Any) -> None:
-        self._client = client
-
-    def put_object(self, **_: Any) -> dict[str, Any]:
-        return {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
 
 
 # ---------------------------------------------------------------------------------------------------- results

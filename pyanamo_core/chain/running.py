@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from pyanamo_core import driver
 from pyanamo_core.aws import Clients
@@ -36,20 +36,19 @@ class AwsTables:
 def plainly(
     clients: Clients,
     *,
-    pilots: Mapping[str, int] | None = None,
+    pilots: int | None = None,
     on_begin: Callable[[Step, Run], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Runner:
     """A runner in this process, without Prefect.
 
     Args:
-        pilots: step → pilots at most, instead of the workflow's.
+        pilots: at most, of each run that is begun, instead of the workflow's; nothing of it is stored in a workflow.
         on_begin: told the run before anything is submitted for it.
     """
-    most = pilots or {}
 
     def work(step: Step, opened: Opened, live: Run | None) -> Outcome:
-        run = live or driver.begin(opened.ledger, opened.version, opened.workflow, pilots=most.get(step.name))
+        run = live or driver.begin(opened.ledger, opened.version, opened.workflow, pilots=pilots)
         if on_begin is not None:
             on_begin(step, run)
         return driver.carry_on(clients, opened.ledger, run, on_progress=on_progress)

@@ -6,6 +6,7 @@ definition, so that an item is done again exactly if what it is made from has ch
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Mapping
@@ -33,14 +34,52 @@ def plan_name(stem: str, content: bytes) -> str:
 
 
 def put_plan(clients: Any, place: str, stem: str, value: Mapping[str, Any]) -> str:
-    """Write a plan below `place` (an s3:// prefix or a folder) and give its address. The same plan again changes nothing."""
+    """Write a plan below `place` (an s3:// prefix or a folder) and give its address.
+
+    One that stands there is not sent again: its name says what is in it, a gather's has half a megabyte, and a bucket
+    that keeps versions would keep each of them.
+    """
     content = canonical(value)
-    return put_file(clients, place, plan_name(stem, content), content)
+    return put_named(clients, place, stem, content)
+
+
+def put_named(clients: Any, place: str, stem: str, content: bytes) -> str:
+    """Write a file named by its content, unless it stands there; returns its address."""
+    name = plan_name(stem, content)
+    uri = f"{place.rstrip('/')}/{name}"
+    if uri.startswith("s3://") and not keeps_nothing(clients) and _stands(clients, uri, content):
+        return uri
+    return put_file(clients, place, name, content)
+
+
+def keeps_nothing(clients: Any) -> bool:
+    """Are these clients of somebody who only wants to know what plans there would be?"""
+    return bool(getattr(clients, "keeps_nothing", False))
+
+
+def _stands(clients: Any, uri: str, content: bytes) -> bool:
+    """Is this very content there? By its size, and by its SHA-256 where the store tells it."""
+    from pyanamo_core.aws import code_of, explained
+
+    bucket, key = split_uri(uri)
+    with explained("s3", f"looking for {uri}"):
+        try:
+            found = clients.client("s3").head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+        except Exception as error:
+            # 403: who may not list a bucket is not told that an object is missing.
+            if code_of(error) in ("404", "NoSuchKey", "NotFound", "403", "AccessDenied", "Forbidden"):
+                return False
+            raise
+    told = found.get("ChecksumSHA256")
+    digest = base64.b64encode(hashlib.sha256(content).digest()).decode()
+    return found["ContentLength"] == len(content) and told in (None, digest)
 
 
 def put_file(clients: Any, place: str, name: str, content: bytes) -> str:
     """Write a small file whole; returns its address."""
     uri = f"{place.rstrip('/')}/{name}"
+    if keeps_nothing(clients):
+        return uri
     if uri.startswith("s3://"):
         from pyanamo_core.aws import explained
 

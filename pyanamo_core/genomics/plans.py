@@ -25,7 +25,7 @@ from pyanamo_core.errors import CohortRefused, ItemMissing, Refused
 from pyanamo_core.genomics.inputs import Inputs, split_uri
 from pyanamo_core.genomics.intervals import Dictionary, Locus, read_dictionary
 from pyanamo_core.genomics.members import GatheredGvcf, Member, Strangers, plain_locus, read_members
-from pyanamo_core.genomics.plan_files import PlanInvalid, canonical, plan_name, put_file, put_plan, read_json
+from pyanamo_core.genomics.plan_files import PlanInvalid, canonical, put_file, put_named, put_plan, read_json
 from pyanamo_core.genomics.recorded import USED, RecordedNest, recorded_nests, refuse_second, sample_of
 from pyanamo_core.genomics.regions import (
     Contents,
@@ -344,7 +344,7 @@ def _written(
     pointer = {
         "schema": 1,
         "kind": "joint",
-        "members": put_file(clients, place, plan_name("members", members), members),
+        "members": put_named(clients, place, "members", members),
         "regions": told,
         "covered": [str(x) for x in merged_regions(regions)],
         "contents": {region.name: digest for region, digest in zip(regions, digests, strict=True)},

@@ -14,6 +14,7 @@ from pyanamo_core.chain.cohort import GatheredOutdated, cohort_steps
 from pyanamo_core.clock import FakeClock
 from pyanamo_core.errors import PyAnamoError, TableMissing
 from pyanamo_core.genomics import plans
+from pyanamo_core.genomics.plan_files import canonical, plan_name
 from pyanamo_core.ledger.memory import MemoryLedger
 from pyanamo_core.model import Cause, Definition, Nest, NestStatus, Output, State
 from pyanamo_core.workflow import Buckets, Reference, Workflow
@@ -27,9 +28,7 @@ class World:
         self.seen: list[plans.GatheredGvcf] = []
         monkeypatch.setattr(cohort, "_ledger", lambda _, workflow: self.table(workflow.table_name))
         monkeypatch.setattr(ledgers, "open_ledger", self.open)
-        monkeypatch.setattr(
-            plans, "put_plan", lambda _, place, stem, told: plans.plan_name(stem, plans.canonical(told))
-        )
+        monkeypatch.setattr(plans, "put_plan", lambda _, place, stem, told: plan_name(stem, canonical(told)))
         monkeypatch.setattr(plans, "reference_dictionary", lambda *_: None)
         monkeypatch.setattr(plans, "joint_rows", self.joint_rows)
 

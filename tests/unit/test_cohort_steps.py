@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from pyanamo_core import driver
 from pyanamo_core.aws import Clients
-from pyanamo_core.chain import cohort
+from pyanamo_core.chain import Opened, cohort, plainly
 from pyanamo_core.chain.cohort import (
     ReferenceUnnamed,
     cohort_steps,
@@ -20,7 +21,7 @@ from pyanamo_core.chain.cohort import (
 from pyanamo_core.errors import WorkflowInvalid
 from pyanamo_core.genomics import plans
 from pyanamo_core.ledger.memory import MemoryLedger
-from pyanamo_core.model import Definition
+from pyanamo_core.model import Definition, Run
 from pyanamo_core.resources import resource
 from pyanamo_core.workflow import Workflow
 from pyanamo_core.workflow_file import parse_workflow, read_workflow
@@ -96,9 +97,23 @@ cohort:
     assert call.revision == workflow().revision
 
 
-def test_the_number_of_pilots_that_is_asked_for_is_that_of_each_step():
-    steps = cohort_steps(Clients(), workflow("cohort: {joint: {pilots: 3}}\n"), pilots=7)
-    assert {step.workflow.pilots for step in steps} == {7}
+def test_the_number_of_pilots_that_is_asked_for_is_that_of_the_runs_and_is_stored_nowhere(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    # Given a joint call of three pilots by its file, and a user who asks for seven of each step
+    call = workflow("cohort: {joint: {pilots: 3}}\n")
+    ledger = MemoryLedger()
+    monkeypatch.setattr(driver, "carry_on", lambda _, within, run, **__: within.run(run.run_id))
+    begun: list[Run] = []
+    runner = plainly(Clients(), pilots=7, on_begin=lambda _, run: begun.append(run))
+    # When its steps are run
+    for step in (cohort_steps(Clients(), call)[0], cohort_steps(Clients(), call)[2]):
+        number = ledger.add_workflow(step.workflow)
+        runner(step, Opened(ledger, number, step.workflow), None)
+        ledger.end_run(begun[-1].run_id, "completed")
+    # Then each run has seven, and the next one what the file says
+    assert [run.limits.max_pilots for run in begun] == [7, 7]
+    assert [told.pilots for _, told in ledger.workflow_versions()] == [10, 3]
 
 
 @pytest.mark.parametrize(("partial", "asked"), [(False, None), (True, ["S0", "S2"])])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import itertools
 import json
 from collections.abc import Sequence
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from genomics_support import Nest, block, variant
 
 from pyanamo_core.clock import FakeClock
@@ -307,3 +310,50 @@ def test_strangers_are_not_planned_together(world: World, key: str, value: Any, 
     with pytest.raises(CohortRefused, match=message):
         world.joint(where)
     assert not (world.folder / "joint").exists()
+
+
+class Bucket:
+    """An S3 of few words; `sums`: does it tell what it holds by SHA-256?"""
+
+    def __init__(self, *, sums: bool = True) -> None:
+        self.objects: dict[str, dict[str, Any]] = {}
+        self.puts: list[str] = []
+        self.sums = sums
+
+    def client(self, _: str) -> Any:
+        return self
+
+    def put_object(self, **told: Any) -> None:
+        key, body = told["Key"], told["Body"]
+        self.puts.append(key)
+        digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
+        self.objects[key] = {"ContentLength": len(body)} | ({"ChecksumSHA256": digest} if self.sums else {})
+
+    def head_object(self, **told: Any) -> dict[str, Any]:
+        if told["Key"] not in self.objects:
+            raise ClientError({"Error": {"Code": "404", "Message": "Not Found"}}, "HeadObject")
+        return self.objects[told["Key"]]
+
+
+@pytest.mark.parametrize("sums", [True, False])
+def test_a_plan_that_stands_in_its_bucket_is_not_sent_again(world: World, sums: bool) -> None:
+    # Given plans in a bucket
+    bucket = Bucket(sums=sums)
+    place = "s3://bucket/plans"
+    first = gather_rows(world.ledger, bucket, place)
+    assert len(bucket.puts) == 2
+    # When they are made again, then nothing is sent; of one sample done again, its plan alone
+    assert gather_rows(world.ledger, bucket, place) == first
+    assert len(bucket.puts) == 2
+    world.again("A", 2)
+    gather_rows(world.ledger, bucket, place)
+    assert len(bucket.puts) == 3
+    # And one that came to harm is sent again
+    bucket.objects[bucket.puts[1]]["ContentLength"] = 1
+    gather_rows(world.ledger, bucket, place)
+    assert bucket.puts[3:] == [bucket.puts[1]]
+    # And who only looks sends and asks nothing
+    bucket.objects.clear()
+    bucket.keeps_nothing = True  # type: ignore[attr-defined]
+    gather_rows(world.ledger, bucket, place)
+    assert len(bucket.puts) == 4
