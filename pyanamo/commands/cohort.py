@@ -174,7 +174,9 @@ def _chain(context: Context, asked: Asked) -> Chain:
 def _planned(context: Context, asked: Asked) -> Told:
     looks = _chain(context, asked).look(first=asked.first, last=asked.last)
     done = CohortTold(asked.workflow.table_name, looks)
-    return Told(done, view=_plan_view, quiet=[f"{one.step} {one.todo}" for one in looks], next=_again(asked))
+    # A command that would be refused is no advice.
+    after = "" if any(one.obstacle for one in looks) else _again(asked)
+    return Told(done, view=_plan_view, quiet=[f"{one.step} {one.todo}" for one in looks], next=after)
 
 
 def _again(asked: Asked) -> str:
@@ -292,7 +294,7 @@ def _view(told: CohortTold) -> RenderableType:
             f"{one.done:,} of {one.wanted:,}" if one.table and one.wanted else "",
             _rest(one),
             str(one.state),
-            one.note,
+            one.obstacle or one.note,
         )
         for one in told.steps
     ]
@@ -321,6 +323,8 @@ def _plan_view(told: CohortTold) -> RenderableType:
 
 
 def _would(one: Look) -> str:
+    if one.obstacle:
+        return f"would be refused: {one.obstacle}"
     if one.state == "waits":
         return f"waits {one.note}; then it is planned by what that gives"
     if not one.table:

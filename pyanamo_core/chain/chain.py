@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Final
 
 from pyanamo_core import driver
+from pyanamo_core.chain.obstacles import obstacle
 from pyanamo_core.chain.steps import (
     OPEN,
     Look,
@@ -140,7 +141,12 @@ class Chain:
             plan = step.plan(False) if step.plan else None
         except PyAnamoError as refusal:
             return Look(step.name, step.table, StepState.TODO, note=str(refusal))
-        return self._look(step, opened, plan)
+        seen = self._look(step, opened, plan)
+        told = obstacle(step, opened, seen, new_revision=self._new_revision) if opened else ""
+        if told and seen.state in (StepState.DONE, StepState.PARTIAL):
+            # A run does not get past it, whatever is done.
+            seen = replace(seen, state=StepState.TODO)
+        return replace(seen, obstacle=told)
 
     def _look(self, step: Step, opened: Opened | None, plan: Plan | None) -> Look:
         """A step against its plan: every item that is wanted, by a strong read."""

@@ -138,6 +138,8 @@ class Look:
     finished: float = 0.0
     """When the last of its items was finished; seconds since 1970."""
     note: str = ""
+    obstacle: str = ""
+    """Why a run would refuse this step before it does anything for it, and what to do."""
 
     @property
     def todo(self) -> int:

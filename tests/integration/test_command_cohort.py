@@ -87,6 +87,12 @@ def test_a_cohort_is_planned_without_a_change_then_called_and_its_state_is_shown
     ]
     assert "2 of 2" in told.stdout.splitlines()[1]
     assert "next: pyanamo cohort run" in told.stderr
+    # And with a sheet that a run would refuse, the plan says so; with --update the run asks, and changes nothing
+    user.sheet("false")
+    told = user.types("plan", "--sheet", "sheet.txt")
+    assert (told.returncode, "would be refused" in told.stdout, "next:" in told.stderr) == (0, True, False), told.stdout
+    asked = user.types("run", "--sheet", "sheet.txt", "--update", "--to", "call")
+    assert (asked.returncode, "2 done nests of it no longer count" in asked.stderr) == (5, True), asked.stderr
     from pyanamo_core.ledger import open_ledger
 
     recorded_once(open_ledger(user.place.clients, user.place.name)[0])

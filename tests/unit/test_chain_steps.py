@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from chain_support import Killed, World
 
 from pyanamo_core import driver
 from pyanamo_core.chain import (
+    Chain,
+    Step,
     StepEmpty,
     StepIncomplete,
     StepRevisionChanged,
@@ -18,6 +22,7 @@ from pyanamo_core.chain import (
 from pyanamo_core.fleet.progress import Outcome
 from pyanamo_core.model import Definition, Mode, State
 from pyanamo_core.revision import RevisionPinned
+from pyanamo_core.sheet import Sheet, read_sheet
 
 ALL = ["Calls/S0", "Calls/S1", "Calls/S2"]
 ALL += ["Calls-gather/S0", "Calls-gather/S1", "Calls-gather/S2"]
@@ -266,6 +271,61 @@ def test_a_table_without_items_is_told():
     world = World(samples=0)
     with pytest.raises(StepEmpty, match="pyanamo cohort run FILE --sheet SHEET"):
         world.run()
+
+
+def sheet_of(folder: Path, *lines: str) -> Sheet:
+    path = folder / "sheet.txt"
+    path.write_text("itemID|TaskID|TaskScript|TaskArgs\n" + "".join(f"{line}\n" for line in lines))
+    return read_sheet(path)
+
+
+def planned(world: World, sheet: Sheet, *, update: bool = False):
+    """The plan's word about the call, with a sheet."""
+    first = Step("call", world.workflow("Calls"), sheet=sheet, update=update)
+    return Chain([first, *world.chain().steps[1:]], world).look()
+
+
+def test_a_plan_says_that_a_sheet_with_other_content_would_be_refused(tmp_path):
+    # Given a cohort that is done, and a sheet with another script for one of its samples
+    world = World()
+    world.run()
+    sheet = sheet_of(tmp_path, "S0|call|other|l1,l2", "S1|call|call|l1,l2", "S9|call|call|l1,l2")
+    # When a run with it is planned, then the obstacle is named with its item; with --update there is none
+    call, gather, *_ = planned(world, sheet)
+    assert call.obstacle.startswith("an item of the sheet (e.g. S0) stands in table Calls with another definition")
+    assert "With --update such items are edited and begin from nothing" in call.obstacle
+    assert gather.state is StepState.WAITS
+    assert planned(world, sheet, update=True)[0].obstacle == ""
+
+
+def test_a_plan_says_that_a_sheet_lacks_the_nests_that_an_extension_added(tmp_path):
+    # Given a cohort of which two samples got another nest since the sheet was made
+    world = World()
+    world.run()
+    call = world.tables["Calls"]
+    for name in ("S1", "S2"):
+        call.extend(call.item(name), ["l3"])
+    sheet = sheet_of(tmp_path, *(f"S{number}|call|call|l1,l2" for number in range(3)))
+    # When a run with that sheet is planned, then the plan says so, and nothing of throwing nests away
+    told = planned(world, sheet)[0].obstacle
+    assert "2 items of the sheet (e.g. S1) stand in table Calls with another definition" in told
+    assert "They have nests that the sheet lacks, as `items extend` adds them" in told
+    assert "from nothing" not in told
+
+
+def test_a_plan_names_another_revision_as_what_is_in_the_way():
+    # Given a cohort that is done, and other parameters of its gather
+    world = World()
+    world.run()
+    world.parameters = {"REBLOCK": "1"}
+    # When a run is planned, then what it would refuse is told at that step, and the later ones wait for it
+    looks = {look.step: look for look in world.chain().look()}
+    assert (looks["call"].state, looks["call"].obstacle) == (StepState.DONE, "")
+    assert "Table Calls-gather holds done nests of revision" in looks["gather"].obstacle
+    assert "--new-revision" in looks["gather"].obstacle
+    assert (looks["gather"].state, looks["joint"].state) == (StepState.TODO, StepState.WAITS)
+    # And with --new-revision nothing is in the way
+    assert all(not look.obstacle for look in world.chain(new_revision=True).look())
 
 
 def test_other_parameters_of_a_step_are_refused_and_done_again_on_demand():
