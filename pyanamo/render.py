@@ -13,8 +13,10 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+
+from pyanamo_core.words import span as span
+from pyanamo_core.words import when as when
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -184,27 +186,6 @@ def short(name: str) -> str:
     """A UUID by its beginning, which commands take for the whole, also before a colon; any other name as it is."""
     head, colon, rest = name.partition(":")
     return head[:8] + colon + rest if _UUID.fullmatch(head) else name
-
-
-def when(seconds: float | None) -> str:
-    """A time as `2026-01-31 14:05:09` (UTC), from seconds since 1970; nothing for None or 0."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S") if seconds else ""
-
-
-def span(seconds: float | None) -> str:
-    """A length of time: `0.4s`, `12s`, `3m05s`, `2h07m`, `3d04h`; nothing for None."""
-    if seconds is None:
-        return ""
-    if seconds < 10:
-        return f"{max(0.0, seconds):.1f}s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    if whole < 86400:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
 
 
 def size(count: float | None) -> str:

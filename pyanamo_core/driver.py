@@ -32,8 +32,7 @@ from pyanamo_core.errors import (
 )
 from pyanamo_core.fleet.batch import Batch
 from pyanamo_core.fleet.cancel import CANCEL_WAIT_SECONDS, cancel
-from pyanamo_core.fleet.explain import Finding, findings, look
-from pyanamo_core.fleet.plan import DUE_SOON_SECONDS
+from pyanamo_core.fleet.explain import Finding, findings, observe
 from pyanamo_core.fleet.progress import Outcome, Progress
 from pyanamo_core.fleet.recover import RecoverReport, recover
 from pyanamo_core.fleet.submit import Patience
@@ -298,21 +297,11 @@ def drain(ledger: Ledger, run_id: str, reason: str = "", *, finish: bool = False
     return ledger.set_mode(run_id, Mode.DRAIN, reason, hand_back=not finish)
 
 
-def explain_run(clients: Clients, ledger: Ledger, run_id: str, workflow: Workflow) -> list[Finding]:
+def explain_run(
+    clients: Clients, ledger: Ledger, run_id: str, workflow: Workflow, *, clock: Clock | None = None
+) -> list[Finding]:
     """Why a run does not go on, the gravest first; empty if nothing keeps it."""
-    standing = ledger.run(run_id)
-    batch = Batch(clients)
-    jobs = batch.describe(each.job_id for each in standing.submissions if each.job_id)
-    seen = look(
-        batch,
-        standing,
-        ledger.counts(),
-        ledger.claimable(within_seconds=DUE_SOON_SECONDS),
-        list(jobs.values()),
-        queue=workflow.queue,
-        definition=workflow.job_definition,
-    )
-    return findings(seen)
+    return findings(observe(Batch(clients), ledger, ledger.run(run_id), workflow, clock=clock))
 
 
 def run(

@@ -1,62 +1,76 @@
 """Why nothing runs, or why it stopped: ledger, fleet, queue, compute environment and children's exits in plain words.
 
-`findings` is pure; `look` makes the few calls that it needs (four, and one for each array that waits).
+`findings` is pure; `look` makes the few calls that it needs (four, and one for each array that waits). What the words of
+Batch mean stands in reasons.py; account.py tells the whole story of a run, an item or a nest.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
+from pyanamo_core.clock import SystemClock
 from pyanamo_core.errors import DefinitionMissing, PyAnamoError, QueueMissing
 from pyanamo_core.fleet.batch import Batch
 from pyanamo_core.fleet.jobs import Definition, Environment, Job, Queue
-from pyanamo_core.fleet.plan import HANDED_BACK, merged
-from pyanamo_core.model import Counts, Mode, Run
-
-EXIT_CODES: Final[Mapping[int, str]] = {
-    1: "the pilot died of an error that nobody foresaw: see its log",
-    2: "the pilot was started with wrong options: see the job definition's command",
-    3: "the pilot found bad input: see its log",
-    4: "the pilot did not find its table, workflow or run: see PYANAMO_TABLE, region and role",
-    5: "the ledger refused the pilot: see its log",
-    6: "the pilot's surroundings are wrong (credentials, region, endpoint, disk): see its log",
-    75: "the pilot handed its items back again and again (Spot, drain, host fault)",
-    125: "the container could not be created: see the reason",
-    126: "the container's command cannot be executed: see the job definition's command",
-    127: "the container has no command `pyanamo`: is PyAnamo in the image?",
-    137: "the pilot was killed: by the kernel for memory, or with its host",
-    139: "the pilot crashed (segmentation fault)",
-    143: "the pilot was told to end before it had begun",
-}
-
-IMAGE_WORDS: Final = (
-    "cannotpullcontainer",
-    "pull access denied",
-    "manifest unknown",
-    "imagenotfound",
-    "image not found",
+from pyanamo_core.fleet.plan import (
+    DUE_SOON_SECONDS,
+    HANDED_BACK,
+    Pilots,
+    fresh_seconds,
+    merged,
+    sort_pilots,
+    stop_for_set_up,
 )
+from pyanamo_core.fleet.reasons import DEPLOY, EXIT_CODES, INVALID, STARTING, UNKNOWN, WAITING, known
+from pyanamo_core.model import Counts, Mode, Run
+from pyanamo_core.protocols import Clock, Ledger
+from pyanamo_core.words import listed, number_of, span
+from pyanamo_core.workflow import Workflow
+
+SLOW_SECONDS: Final = 900.0
+"""A machine takes minutes to come up; pilots that wait for longer wait for something else."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that keeps pilots from working: of what, what it is, and what to do."""
+    """Something that keeps pilots from working: of what, what it is, and what to do.
+
+    `code` names the known reason in one word for programs ("" where there is none).
+    """
 
     subject: str
     fact: str
     advice: str = ""
+    code: str = ""
 
     @property
     def told(self) -> str:
         return f"{self.subject}: {self.fact}" + (f". {self.advice}" if self.advice else "")
 
 
+class End(NamedTuple):
+    """How a pilot's job ended, and what that means."""
+
+    fact: str
+    advice: str
+    code: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """A queue, and where its jobs can run. `queue` is None where it does not exist."""
+
+    name: str
+    queue: Queue | None
+    environments: tuple[Environment, ...] = ()
+
+
 @dataclass(frozen=True)
 class Observation:
-    """What is known about a run at one moment."""
+    """What is known about a run at one moment (`now`: seconds since 1970; 0: not told)."""
 
     run: Run
     counts: Counts
@@ -70,18 +84,37 @@ class Observation:
     definition_name: str = ""
     waiting_reasons: tuple[str, ...] = ()
     failed: tuple[Job, ...] = field(default_factory=tuple[Job, ...])
+    others: tuple[Place, ...] = ()
+    """Further queues that the run has submitted to."""
+    pilots: Pilots | None = None
+    now: float = 0.0
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return (Place(self.queue_name, self.queue, self.environments), *self.others)
+
+    def jobs_of(self, place: Place) -> list[Job]:
+        """The run's jobs on this queue; what no submission tells is the main queue's."""
+        queues = {one.job_id: one.queue for one in self.run.submissions}
+        return [job for job in self.jobs if queues.get(job.job_id, self.queue_name) == place.name]
 
 
 def look(
-    batch: Batch, run: Run, counts: Counts, claimable: int, jobs: Sequence[Job], *, queue: str, definition: str
+    batch: Batch,
+    run: Run,
+    counts: Counts,
+    claimable: int,
+    jobs: Sequence[Job],
+    *,
+    queue: str,
+    definition: str,
+    pilots: Pilots | None = None,
+    now: float = 0.0,
 ) -> Observation:
     """Ask Batch what `findings` needs. A queue or definition that does not exist is a finding, no error."""
-    found_queue: Queue | None = None
-    found_definition: Definition | None = None
-    try:
-        found_queue = batch.queue(queue)
-    except QueueMissing:
-        found_queue = None
+    first, *others = [
+        _place(batch, name) for name in dict.fromkeys((queue, *(each.queue for each in run.submissions if each.job_id)))
+    ]
     try:
         found_definition = batch.definition(run.submissions[0].definition if run.submissions else definition)
     except DefinitionMissing:
@@ -93,21 +126,49 @@ def look(
             reasons += _waiting_reasons(batch, job)
         if job.failed:
             failed += batch.failed_children(job)
-    known = {job.job_id for job in jobs}
+    known_jobs = {job.job_id for job in jobs}
     return Observation(
         run=run,
         counts=counts,
         claimable=claimable,
         jobs=tuple(jobs),
-        missing=tuple(s.job_id for s in run.submissions if s.job_id and s.job_id not in known),
-        queue=found_queue,
+        missing=tuple(s.job_id for s in run.submissions if s.job_id and s.job_id not in known_jobs),
+        queue=first.queue,
         queue_name=queue,
-        environments=tuple(batch.environments(found_queue.environments)) if found_queue else (),
+        environments=first.environments,
         definition=found_definition,
         definition_name=definition,
         waiting_reasons=tuple(dict.fromkeys(reasons)),
         failed=tuple(failed),
+        others=tuple(others),
+        pilots=pilots,
+        now=now,
     )
+
+
+def observe(batch: Batch, ledger: Ledger, run: Run, workflow: Workflow, *, clock: Clock | None = None) -> Observation:
+    """`look` for somebody who does not watch the run: reads counts and pilots, and describes its jobs first."""
+    now, timing = (clock or SystemClock()).now(), workflow.timing
+    fresh = fresh_seconds(timing.beat_seconds, timing.lease_seconds)
+    return look(
+        batch,
+        run,
+        ledger.counts(),
+        ledger.claimable(within_seconds=DUE_SOON_SECONDS),
+        list(batch.describe(each.job_id for each in run.submissions if each.job_id).values()),
+        queue=workflow.queue,
+        definition=workflow.job_definition,
+        pilots=sort_pilots(ledger.pilots(run.run_id), now=now, fresh_seconds=fresh),
+        now=now,
+    )
+
+
+def _place(batch: Batch, name: str) -> Place:
+    try:
+        queue = batch.queue(name)
+    except QueueMissing:
+        return Place(name, None)
+    return Place(name, queue, tuple(batch.environments(queue.environments)))
 
 
 def _waiting_reasons(batch: Batch, job: Job) -> list[str]:
@@ -118,29 +179,55 @@ def _waiting_reasons(batch: Batch, job: Job) -> list[str]:
 
 def findings(seen: Observation) -> list[Finding]:
     """What keeps this run from going on, the gravest first; empty if nothing does."""
+    if seen.run.ended is not None:
+        return [*_about_end(seen), *(_about_ends(seen) if seen.run.outcome == "stopped" else [])]
+    places = [one for place in seen.places for one in _about_place(seen, place)]
+    definition = _about_definition(seen)
     return [
         *_about_run(seen),
-        *_about_queue(seen),
-        *_about_environments(seen),
-        *_about_waiting(seen),
+        *definition,
+        *places,
+        *_about_waiting(seen, told_already=bool(places or definition)),
         *_about_ends(seen),
+        *_about_pilots(seen),
     ]
+
+
+def _about_end(seen: Observation) -> list[Finding]:
+    run, counts = seen.run, seen.counts
+    fact = f"it has ended: {run.outcome}" + (f" ({run.reason})" if run.reason else "")
+    found = [Finding(f"run {run.run_id}", fact, code=f"run_{run.outcome}")]
+    if counts.failed and not counts.done and not counts.open:
+        found.append(
+            Finding(
+                "table",
+                f"all {number_of(counts.failed, 'item')} have failed",
+                "Mend what one of them tells, then: pyanamo items retry --state failed",
+                "all_failed",
+            )
+        )
+    return found
 
 
 def _about_run(seen: Observation) -> list[Finding]:
     run, counts = seen.run, seen.counts
     name = f"run {run.run_id}"
     found: list[Finding] = []
-    if run.ended is not None:
-        return [Finding(name, f"it has ended: {run.outcome}" + (f" ({run.reason})" if run.reason else ""))]
     if run.mode is not Mode.RUN:
-        found.append(Finding(name, f"its mode is {run.mode}" + (f" ({run.reason})" if run.reason else "")))
+        reason = f" ({run.reason})" if run.reason else ""
+        found.append(Finding(name, f"its mode is {run.mode}{reason}", code=f"mode_{run.mode}"))
     if counts.total == 0:
-        found.append(Finding("table", "it holds no items", "Import a sheet with: pyanamo sheet import SHEET"))
+        advice = "Import a sheet with: pyanamo sheet import SHEET"
+        found.append(Finding("table", "it holds no items", advice, "nothing_imported"))
     elif counts.open == 0:
-        found.append(Finding("table", "nothing is left to do"))
+        found.append(Finding("table", "nothing is left to do", code="nothing_left"))
     elif seen.claimable == 0 and counts.locked == 0:
-        found.append(Finding("table", f"{counts.waiting} items wait for their next try, none is due within 5 minutes"))
+        fact = f"{counts.waiting} items wait for their next try, none is due within 5 minutes"
+        found.append(Finding("table", fact, code="all_wait"))
+    live = sum(job.live for job in seen.jobs) + (len(seen.pilots.fresh) if seen.pilots else 0)
+    if seen.now and run.watcher_lease_end < seen.now and seen.claimable and not live:
+        advice = f"Let it go on with: pyanamo watch {run.run_id}"
+        found.append(Finding(name, "nobody watches it, so that no pilots come", advice, "unwatched"))
     for submission in run.submissions:
         if submission.outcome == "reserved":
             found.append(
@@ -148,107 +235,155 @@ def _about_run(seen: Observation) -> list[Finding]:
                     f"job {submission.name}",
                     "nobody knows yet whether it was submitted",
                     "It is looked for by its name.",
+                    "submission_open",
                 )
             )
         elif submission.outcome == "failed":
-            found.append(Finding(f"job {submission.name}", submission.reason or "it was not submitted"))
+            fact = submission.reason or "it was not submitted"
+            found.append(Finding(f"job {submission.name}", fact, code="submission_refused"))
     found += [
-        Finding(f"job {job_id}", "Batch does not know it (any more)", "Its items come back by their leases.")
+        Finding(
+            f"job {job_id}",
+            "Batch does not know it (any more)",
+            "Its items come back by their leases.",
+            "job_forgotten",
+        )
         for job_id in seen.missing
     ]
     return found
 
 
-def _about_queue(seen: Observation) -> list[Finding]:
-    name = f"queue {seen.queue_name}"
-    if seen.queue is None:
-        return [Finding(name, "it does not exist", "Create it, or correct `queue` in the workflow file.")]
-    if seen.queue.open:
+def _about_definition(seen: Observation) -> list[Finding]:
+    if seen.definition is not None:
         return []
-    reason = f" ({seen.queue.status_reason})" if seen.queue.status_reason else ""
-    advice = f"Enable it with: aws batch update-job-queue --job-queue {seen.queue_name} --state ENABLED"
-    return [Finding(name, f"it is {seen.queue.state}, {seen.queue.status}{reason}", advice)]
+    name, advice = f"job definition {seen.definition_name}", f"Register it, e.g. with: {DEPLOY}"
+    return [Finding(name, "no revision of it is active", advice, "definition_missing")]
 
 
-def _about_environments(seen: Observation) -> list[Finding]:
+def _about_place(seen: Observation, place: Place) -> list[Finding]:
+    name = f"queue {place.name}"
+    if place.queue is None:
+        advice = f"Create it ({DEPLOY}), or correct `queue` in the workflow file."
+        return [Finding(name, "it does not exist", advice, "queue_missing")]
     found: list[Finding] = []
-    if seen.definition is None:
-        found.append(Finding(f"job definition {seen.definition_name}", "no revision of it is active", "Register it."))
-    running = sum(merged(job.summary for job in seen.jobs).get(status, 0) for status in ("STARTING", "RUNNING"))
-    waiting = sum(job.waiting for job in seen.jobs)
-    for one in seen.environments:
-        name = f"compute environment {one.name}"
+    if not place.queue.open:
+        reason = f" ({place.queue.status_reason})" if place.queue.status_reason else ""
+        advice = f"Enable it with: aws batch update-job-queue --job-queue {place.name} --state ENABLED"
+        invalid = place.queue.state == "ENABLED"
+        fact = f"it is {place.queue.state}, {place.queue.status}{reason}"
+        if invalid:
+            advice = "Its compute environments must be VALID and ENABLED first."
+        found.append(Finding(name, fact, advice, "queue_invalid" if invalid else "queue_disabled"))
+    usable: list[Environment] = []
+    for one in place.environments:
+        subject = f"compute environment {one.name}"
         reason = f" ({one.status_reason})" if one.status_reason else ""
         if one.state != "ENABLED":
-            found.append(Finding(name, f"it is {one.state}{reason}", "Enable it."))
+            command = f"aws batch update-compute-environment --compute-environment {one.name} --state ENABLED"
+            fact = f"it is {one.state}{reason}"
+            found.append(Finding(subject, fact, f"Enable it with: {command}", "environment_disabled"))
         elif one.status == "INVALID":
-            found.append(Finding(name, f"it is INVALID{reason}", "Its reason says what to mend."))
-        elif one.max_vcpus is not None and seen.definition is not None and waiting:
-            found += _about_ceiling(name, one.max_vcpus, one.desired_vcpus, seen.definition, running, waiting)
+            why = known(one.status_reason, INVALID)
+            advice = why.mend or "Its reason says what to mend."
+            found.append(Finding(subject, f"it is INVALID{reason}", advice, "environment_invalid"))
+        else:
+            usable.append(one)
+    waiting = sum(job.waiting for job in seen.jobs_of(place))
+    if waiting and usable and seen.definition is not None:
+        found += _about_ceilings(seen, place, usable, seen.definition, waiting)
     return found
 
 
-def _about_ceiling(
-    name: str, ceiling: int, desired: int | None, definition: Definition, running: int, waiting: int
+def _about_ceilings(
+    seen: Observation, place: Place, usable: list[Environment], definition: Definition, waiting: int
 ) -> list[Finding]:
-    if definition.vcpus > ceiling:
-        fact = f"a pilot asks for {definition.vcpus:g} vCPUs, the ceiling is {ceiling}: it can never start"
-        return [Finding(name, fact, "Raise maxvCpus, or ask for fewer vCPUs.")]
-    used = max(running * definition.vcpus, float(desired or 0))
-    if used + definition.vcpus <= ceiling:
+    """The environments' ceilings together: Batch tries one after the other."""
+    ceilings = [one.max_vcpus for one in usable if one.max_vcpus is not None]
+    if len(ceilings) < len(usable):  # one without a ceiling
         return []
-    fact = f"it is at its ceiling of {ceiling} vCPUs; {waiting} pilots of {definition.vcpus:g} wait"
-    return [Finding(name, fact, "They start as others end; raise maxvCpus to start them sooner.")]
+    name = f"compute environment{'s' * (len(usable) > 1)} {listed([one.name for one in usable])}"
+    most, every = max(ceilings), sum(ceilings)
+    command = f"aws batch update-compute-environment --compute-environment {usable[0].name}"
+    advice = f"Raise it with {DEPLOY} --set SpotVcpus=N (OnDemandVcpus=N), or: {command} --compute-resources maxvCpus=N"
+    if most == 0:
+        fact = f"the ceiling is 0 vCPUs, which switches queue {place.name} off; {number_of(waiting, 'pilot')} wait"
+        return [Finding(name, fact.replace("1 pilot wait", "1 pilot waits"), advice, "ceiling_zero")]
+    if definition.vcpus > most:
+        fact = f"a pilot asks for {definition.vcpus:g} vCPUs, the ceiling is {most}: it can never start"
+        return [Finding(name, fact, f"{advice} — or ask for fewer vCPUs.", "ceiling_too_low")]
+    summary = merged(job.summary for job in seen.jobs_of(place))
+    running = sum(summary.get(status, 0) for status in ("STARTING", "RUNNING"))
+    used = max(running * definition.vcpus, float(sum(one.desired_vcpus or 0 for one in usable)))
+    if used + definition.vcpus <= every:
+        return []
+    fact = f"it is at its ceiling of {every} vCPUs; {waiting} pilots of {definition.vcpus:g} wait"
+    return [Finding(name, fact, f"They start as others end. To start them sooner: {advice}", "at_ceiling")]
 
 
-def _about_waiting(seen: Observation) -> list[Finding]:
+def _about_waiting(seen: Observation, *, told_already: bool) -> list[Finding]:
     waiting = sum(job.waiting for job in seen.jobs)
     if not waiting:
         return []
+    name = f"{number_of(waiting, 'pilot')} not started"
     if seen.waiting_reasons:
-        return [Finding(f"{waiting} pilots not started", reason, _advice(reason)) for reason in seen.waiting_reasons]
+        found = [(reason, known(reason, WAITING)) for reason in seen.waiting_reasons]
+        return [Finding(name, reason, one.mend, one.code) for reason, one in found]
     started = sum(job.live for job in seen.jobs) - waiting
-    return (
-        []
-        if started
-        else [Finding(f"{waiting} pilots not started", "Batch gives no reason; a new machine takes minutes")]
-    )
-
-
-def _advice(reason: str) -> str:
-    if reason.startswith("MISCONFIGURATION:"):
-        return "This does not pass by itself: change the compute environment or the job definition."
-    if reason.startswith("CAPACITY:"):
-        return "This passes when capacity is free; more instance types or zones help."
-    return ""
+    if started or told_already:
+        return []
+    since = min((job.created for job in seen.jobs if job.waiting and job.created), default=0.0)
+    waited = seen.now - since if seen.now and since else 0.0
+    if waited < SLOW_SECONDS:
+        return [Finding(name, "Batch gives no reason; a new machine takes minutes", code="machine_comes")]
+    advice = known("undetermined", WAITING).mend.removeprefix("Batch does not know either. ")
+    return [Finding(name, f"Batch gives no reason, and they wait since {span(waited)}", advice, "undetermined")]
 
 
 def _about_ends(seen: Observation) -> list[Finding]:
     """Failed pilots, grouped by what Batch says of their last attempt."""
-    grouped: Counter[tuple[str, str]] = Counter()
+    grouped: Counter[End] = Counter()
     for job in seen.failed:
         if not job.ended_by_us:
             grouped[end_of(job)] += 1
-    return [Finding(f"{count} pilots failed", fact, advice) for (fact, advice), count in grouped.most_common()]
+    return [
+        Finding(f"{number_of(count, 'pilot')} failed", end.fact, end.advice, end.code)
+        for end, count in grouped.most_common()
+    ]
 
 
-def end_of(job: Job) -> tuple[str, str]:
+def _about_pilots(seen: Observation) -> list[Finding]:
+    """What the pilots' own rows complain of."""
+    if seen.pilots is None:
+        return []
+    found: list[Finding] = []
+    if set_up := stop_for_set_up(seen.pilots):
+        advice = "Pilots leave at once until it is put right."
+        found.append(Finding("pilots", set_up, advice, "set_up"))
+    gone = [one for one in seen.pilots.silent if one.holding]
+    if gone:
+        held = [item_id for one in gone for item_id in one.holding]
+        quiet = f" (last beat {span(seen.now - max(one.last_beat for one in gone))} ago)" if seen.now else ""
+        fact = f"silent{quiet}, they hold {listed(sorted(held))}"
+        advice = "That comes back when the leases end; at once, if Batch says that they are gone, with: pyanamo recover"
+        found.append(Finding(number_of(len(gone), "pilot"), fact, advice, "pilots_silent"))
+    return found
+
+
+def end_of(job: Job) -> End:
     """How a failed pilot ended, and what that means."""
     if not job.attempts:
-        return job.status_reason or "no reason given", "It never started: see the job definition's roles and image."
+        why = known(job.status_reason, (*STARTING, *WAITING))
+        advice = why.mend or "It never started: see the job definition's roles and image."
+        return End(job.status_reason or "no reason given", advice, why.code)
     last = job.attempts[-1]
-    text = f"{last.reason} {last.status_reason}".lower().replace(" ", "")
-    if any(word.replace(" ", "") in text for word in IMAGE_WORDS):
-        return (
-            last.reason or last.status_reason,
-            "The image cannot be pulled: check its name, tag and the execution role.",
-        )
-    if last.reason.startswith("OutOfMemoryError"):
-        return last.told, "The container needs more memory, or fewer slots."
-    if last.status_reason.startswith("Host EC2"):
-        return "its host was terminated", "Spot reclaims hosts; Batch starts such pilots again, up to 10 times."
+    why = known(f"{last.reason} {last.status_reason} {job.status_reason}", STARTING)
+    if why.code == "host_terminated":
+        return End("its host was terminated", why.mend, why.code)
+    if why is not UNKNOWN:
+        fact = last.told if last.exit_code is not None else last.reason or last.status_reason
+        return End(fact, why.mend, why.code)
     advice = EXIT_CODES.get(last.exit_code, "") if last.exit_code is not None else ""
-    return last.told, advice
+    return End(last.told, advice, f"exit_{last.exit_code}" if last.exit_code is not None else "unknown")
 
 
 def says_nothing_against(job: Job) -> bool:
@@ -268,4 +403,4 @@ def told(seen: Observation, limit: int = 2) -> str:
 
 def guarded(error: PyAnamoError) -> Finding:
     """A finding for what could not be asked."""
-    return Finding("Batch", f"it could not be asked: {error}")
+    return Finding("Batch", f"it could not be asked: {error}", code="not_asked")

@@ -102,6 +102,11 @@ class Pilots:
         return chain(self.fresh, self.silent, self.ended)
 
 
+def fresh_seconds(beat_seconds: float, lease_seconds: float) -> float:
+    """Age up to which a pilot's beat counts as a sign of life: two beats and some."""
+    return 2 * beat_seconds + min(30.0, lease_seconds / 10)
+
+
 def sort_pilots(records: Iterable[PilotRecord], *, now: float, fresh_seconds: float) -> Pilots:
     """Tell living pilots from silent and ended ones.
 

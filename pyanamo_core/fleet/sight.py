@@ -149,7 +149,7 @@ class Sight:
         if not force and age < (soon if self._pilots_stale else max(every, soon)):
             return
         self._pilots_seen, self._pilots_stale = now, False
-        fresh = 2 * timing.beat_seconds + min(30.0, timing.lease_seconds / 10)
+        fresh = plan.fresh_seconds(timing.beat_seconds, timing.lease_seconds)
         records = self._ledger.pilots(run.run_id)
         self.pilots = plan.sort_pilots(records, now=self._clock.now(), fresh_seconds=fresh)
         for record in self.pilots.ended:

@@ -400,6 +400,8 @@ class Watch:
                 [job for job in self._sight.jobs.values() if not job.ended],
                 queue=self._workflow.queue,
                 definition=self._workflow.job_definition,
+                pilots=self._sight.pilots,
+                now=self._clock.now(),
             )
             self._explained = now, explain.told(replace(seen, missing=()))
         if self._explained[1]:
