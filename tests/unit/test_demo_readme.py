@@ -14,12 +14,13 @@ from pyanamo.main import app
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 COHORT = (ROOT / "docs" / "cohort.md").read_text()
+PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("cohort", "own-workflow", "aws", "image")}
 
 
 def typed(page: str = README) -> list[str]:
     """Every `pyanamo …` of a page's blocks and inline code, without comments."""
     blocks = re.findall(r"```\n(.*?)```", page, re.S)
-    lines = [line for block in blocks for line in block.splitlines()]
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     lines += re.findall(r"`(pyanamo [^`\n]+)`", page)
     found: list[str] = []
     for line in lines:
@@ -35,7 +36,7 @@ def test_readme_shows_the_commands_of_a_first_run():
         assert f"pyanamo {word}" in f"{told} {README}"
 
 
-@pytest.mark.parametrize("line", sorted({*typed(), *typed(COHORT)}))
+@pytest.mark.parametrize("line", sorted({*typed(), *(line for page in PAGES.values() for line in typed(page))}))
 def test_what_the_pages_type_exists(line: str):
     command = typer.main.get_command(app)
     words = shlex.split(line.replace("…", "").replace("[", "").replace("]", ""))[1:]
@@ -52,9 +53,10 @@ def test_links_of_readme_lead_somewhere():
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_links_of_the_page_on_cohorts_lead_somewhere():
-    links = re.findall(r"\]\(([^)#:]+)\)", COHORT)
-    assert "calling.md" in links
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_links_of_the_pages_lead_somewhere(page: str):
+    links = re.findall(r"\]\((?!https?:)([^)#:]+)(?:#[^)]*)?\)", PAGES[page])
+    assert links
     assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
 
 
