@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
@@ -118,7 +118,9 @@ def needs(request: Mapping[str, Any], account: str, region: str, job_tags: Mappi
     if service == "s3":
         return _s3(request)
     if service == "dynamodb":
-        return _dynamodb(operation, asked, f"arn:aws:dynamodb:{place}:table/")
+        where = {"aws:ResourceAccount": account, "aws:RequestedRegion": region}
+        told = _dynamodb(operation, asked, f"arn:aws:dynamodb:{place}:table/")
+        return [replace(one, conditions={**one.conditions, **where}) for one in told]
     if service == "batch":
         return _batch(operation, asked, f"arn:aws:batch:{place}:", job_tags)
     if service == "logs":

@@ -64,12 +64,27 @@ def given_by(workflow: Workflow) -> dict[str, str]:
         for place in (uri.removeprefix("s3://") for uri in places if uri.startswith("s3://"))
         if place.partition("/")[0] not in {*buckets, *public} and not place.startswith(own_place)
     ]
+    read += _earlier(workflow, told, f"{bucket}/{prefix}", {*buckets, *public})
     if read:
         told["InputPrefixes"] = ",".join(dict.fromkeys(read))
     if workflow.buckets.logs and workflow.buckets.logs != workflow.buckets.results:
         logs = workflow.buckets.logs.removeprefix("s3://")
         told["OutputPrefixes"] = f"{logs}/{workflow.table_name}"
     return told
+
+
+def _earlier(workflow: Workflow, told: dict[str, str], results: str, open_buckets: set[str]) -> list[str]:
+    """What `cohort: also` takes in: places to read; the driver also reads its ledgers and lists its prefixes."""
+    tables = [one for one in workflow.cohort.also if "/" not in one]
+    prefixes = [one.removeprefix("s3://").rstrip("/") + "/" for one in workflow.cohort.also if one.startswith("s3://")]
+    prefixes = [one for one in prefixes if one.partition("/")[0] not in open_buckets]
+    if tables:
+        # What was gathered, and what the ledgers keep beside themselves.
+        told["EarlierTables"] = ",".join(name for table in tables for name in (table, f"{table}-gather"))
+    if prefixes:
+        told["ListBuckets"] = ",".join(dict.fromkeys(one.partition("/")[0] for one in prefixes))
+        told["ListPrefixes"] = ",".join(dict.fromkeys(one.partition("/")[2] for one in prefixes))
+    return [f"{results}/{name}/" for table in tables for name in (table, f"{table}-gather")] + prefixes
 
 
 def on_demand_name(queue: str) -> str:

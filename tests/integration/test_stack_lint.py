@@ -21,6 +21,9 @@ EVERYTHING = {
     "InputBuckets": "reads",
     "InputPrefixes": "shared/references/",
     "OutputPrefixes": "logs/x",
+    "ListBuckets": "shared",
+    "ListPrefixes": "gathered/",
+    "EarlierTables": "Earlier,Earlier-gather",
     "PrefectApiKeySecret": "arn:aws:secretsmanager:us-east-1:111122223333:secret:prefect",
 }
 

@@ -14,7 +14,7 @@ from pyanamo_core.stack.admin import ROLES, UNKNOWN_ACCOUNT, packet
 from pyanamo_core.stack.given import ResultsBare, given_by, lines_for, stack_name
 from pyanamo_core.stack.life import STACK_NAME
 from pyanamo_core.stack.template import checked, read_template
-from pyanamo_core.workflow import Buckets, InputBucket, Reference, Workflow
+from pyanamo_core.workflow import Buckets, CohortSection, InputBucket, Reference, Workflow
 
 PAGE_LINES = 75
 
@@ -126,6 +126,20 @@ def test_a_workflow_file_says_all_names_and_what_is_read() -> None:
     assert told["OnDemandQueueName"] == "Calls_OnDemandQueue"
     # The number of items and nests stays the workflow's: later tables of a chain have others
     assert not {"Items", "Nests"} & set(told)
+
+
+def test_what_a_cohort_takes_in_of_earlier_ones_may_be_read() -> None:
+    # Given a cohort with an earlier one by its table, gVCFs below a prefix, and public ones
+    also = ("Batch1", "s3://adopted/gvcf/2025", "s3://public/gvcf")
+    inputs = (InputBucket(bucket="public", access="anonymous"),)
+    told = given_by(
+        workflow(cohort=CohortSection(also=also), buckets=Buckets(results="s3://lab/prefix", inputs=inputs))
+    )
+    assert checked(told, read_template()) == told
+    # Then pilots read what was gathered; the driver also the earlier ledgers, and it lists that prefix alone
+    assert told["InputPrefixes"] == "lab/prefix/Batch1/,lab/prefix/Batch1-gather/,adopted/gvcf/2025/"
+    assert told["EarlierTables"] == "Batch1,Batch1-gather"
+    assert (told["ListBuckets"], told["ListPrefixes"]) == ("adopted", "gvcf/2025/")
 
 
 def test_a_queue_by_its_arn_is_given_and_not_made() -> None:

@@ -16,6 +16,9 @@ GIVEN = {
     "InputPrefixes": "shared/references/,lab-results/lab/Earlier-gather/",
     "OutputPrefixes": "logs/lab/Calls",
     "PrefectApiKeySecret": SECRET,
+    "ListBuckets": "lab-results,adopted",
+    "ListPrefixes": "lab/Earlier-gather/,gvcf/2025/",
+    "EarlierTables": "Earlier,Earlier-gather",
 }
 ONE = Resolved(read_template(), GIVEN, "HC", "111122223333", "eu-west-1")
 POLICIES = {name: [role.document] for name, role in ONE.roles.items()} | {
@@ -29,6 +32,7 @@ BUCKET = "arn:aws:s3:::hc-resultsbucket"
 LOGS = "arn:aws:logs:eu-west-1:111122223333:log-group:"
 ROLE = "arn:aws:iam::111122223333:role/"
 ECS_MANAGED = "arn:aws:iam::aws:policy/service-role/AmazonEC2ContainerServiceforEC2Role"
+HERE = {"aws:ResourceAccount": "111122223333", "aws:RequestedRegion": "eu-west-1"}
 TASKS = {"iam:PassedToService": "ecs-tasks.amazonaws.com"}
 
 
@@ -110,6 +114,34 @@ TWINS: dict[str, tuple[str, Needed, str, Needed]] = {
         Needed("s3:GetObject", "arn:aws:s3:::shared/references/hg38.fa"),
         PILOT,
         Needed("s3:GetObject", "arn:aws:s3:::shared/private/x"),
+    ),
+    "listing more than an earlier cohort's prefix": (
+        DRIVER,
+        Needed("s3:ListBucket", "arn:aws:s3:::adopted", {"s3:prefix": "gvcf/2025/"}),
+        DRIVER,
+        Needed("s3:ListBucket", "arn:aws:s3:::adopted", {"s3:prefix": ""}),
+    ),
+    "writing to an earlier cohort's ledger": (
+        DRIVER,
+        Needed("dynamodb:Query", TABLE + "Earlier-gather/index/by-queue", HERE),
+        DRIVER,
+        Needed("dynamodb:UpdateItem", TABLE + "Earlier-gather", HERE),
+    ),
+    "an earlier cohort's ledger by a pilot": (
+        DRIVER,
+        Needed("dynamodb:GetItem", TABLE + "Earlier", HERE),
+        PILOT,
+        Needed("dynamodb:GetItem", TABLE + "Earlier", HERE),
+    ),
+    "a ledger of that name in another account": (
+        DRIVER,
+        Needed("dynamodb:GetItem", TABLE + "Earlier", HERE),
+        DRIVER,
+        Needed(
+            "dynamodb:GetItem",
+            TABLE.replace("111122223333", "999999999999") + "Earlier",
+            {**HERE, "aws:ResourceAccount": "999999999999"},
+        ),
     ),
     "writing to an earlier table's results": (
         PILOT,
