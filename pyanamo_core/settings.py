@@ -59,6 +59,7 @@ KNOWN: Final[tuple[Known, ...]] = (
     Known("pilots", "Pilots of a run", (), "--pilots", "pilots"),
     Known("queue", "The job queue", field="queue"),
     Known("job_definition", "The job definition", field="job_definition"),
+    Known("prices", "A file of prices; empty: the list prices that PyAnamo knows", ("PYANAMO_PRICES",), "--prices"),
     Known("prefect_api_url", "Prefect's address; empty: runs do without Prefect", ("PREFECT_API_URL",)),
 )
 """In the order in which `pyanamo settings` shows them."""
