@@ -59,7 +59,7 @@ class Metered:
             return found
 
         def asking(**parameters: Any) -> Any:
-            answer = found(ReturnConsumedCapacity="INDEXES", **parameters)
+            answer = found(**parameters, ReturnConsumedCapacity="INDEXES")
             self._meter.add(name, answer.get("ConsumedCapacity"))
             return answer
 

@@ -24,6 +24,7 @@ from pyanamo_core.errors import (
     WrongRegion,
 )
 from pyanamo_core.faults import Faults, faulty
+from pyanamo_core.meter import Meter
 
 __all__ = ["Clients", "Faults", "code_of", "explain", "explained", "faulty", "is_aws_error", "unanswered"]
 
@@ -143,6 +144,8 @@ class Clients:
         self._read_seconds = read_seconds
         self._given_endpoint = endpoint_url
         self._given_region = region
+        self.meter = Meter()
+        """Counts what its own clients ask for (not the anonymous ones: that is not on this account's bill)."""
         self._start_afresh()
 
     @classmethod
@@ -267,6 +270,8 @@ class Clients:
                         endpoint_url=self._given_endpoint,
                         config=config(),
                     )
+                    if temper != "anonymous":
+                        self.meter.attach(self._made[key], service)
             return self._made[key]
 
     def _config(self, tries: int, connect: float = CONNECT_SECONDS, read: float = READ_SECONDS, **more: Any) -> Any:

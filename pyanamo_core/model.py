@@ -262,6 +262,30 @@ class Nest(Value):
     token: str = ""
 
 
+class Spent(Value):
+    """What a pilot has spent since it began, as it counts itself (docs/cost.md).
+
+    A nest holds one slot of its pilot, or several if it needs their memory; slot-seconds are the seconds of all slots held.
+    """
+
+    slot_seconds: dict[str, float] = Field(default_factory=dict[str, float])
+    """By what came of them: `done`; `kept` (done, but another's result was first); the cause of what failed or was cut
+    short; `open`: of nests that ran when this was written."""
+    cpu_seconds: float = 0.0
+    """What the processes of nests used."""
+    write_units: float = 0.0
+    read_units: float = 0.0
+    """DynamoDB's, as it told them."""
+    s3_writes: int = 0
+    s3_reads: int = 0
+    """The pilot's own requests to S3, by class of price; task scripts send theirs unseen."""
+    log_bytes: int = 0
+    """Sent to CloudWatch Logs."""
+    outputs: int = 0
+    output_bytes: int = 0
+    """Of nests that were recorded as done."""
+
+
 class Attempt(Value):
     """One claim of an item and how it ended."""
 
@@ -275,11 +299,22 @@ class Attempt(Value):
     host: str = ""
     instance_type: str = ""
     lifecycle: str = ""
+    zone: str = ""
+    job_queue: str = ""
+    vcpus: float = 0.0
+    """Of its pilot's container; 0: not told."""
+    slots: int = 0
+    """Of its pilot."""
     started: float = 0.0
     ended: float | None = None
     cause: Cause | None = None
     evidence: str = ""
     """At most 120 bytes."""
+    slot_seconds: float = 0.0
+    """Of all nests that ended under this claim; told at its end, so not by a pilot that died."""
+    kept_seconds: float = 0.0
+    """Slot-seconds of those that were recorded as done."""
+    cpu_seconds: float = 0.0
 
 
 class PilotRecord(Value):
@@ -293,8 +328,17 @@ class PilotRecord(Value):
     host: str = ""
     instance_type: str = ""
     lifecycle: str = ""
+    """`spot` or `on-demand`; empty: nobody said."""
+    zone: str = ""
+    """Availability zone."""
+    job_queue: str = ""
+    """The Batch queue that it came from."""
+    vcpus: float = 0.0
+    """Of its container; 0: not told."""
     version: str = ""
     started: float = 0.0
+    ready: float | None = None
+    """When it asked for its first items: staged, open for work."""
     last_beat: float = 0.0
     ended: float | None = None
     leaving: str = ""
@@ -323,6 +367,7 @@ class PilotRecord(Value):
     memory_mb: int | None = None
     """In use by its container, and the container's limit (None: it has none)."""
     memory_limit_mb: int | None = None
+    spent: Spent = Spent()
 
 
 class Submission(Value):

@@ -165,10 +165,17 @@ ATTEMPT: Final[dict[str, str]] = {
         "host",
         "instance_type",
         "lifecycle",
+        "zone",
+        "job_queue",
+        "vcpus",
+        "slots",
         "started",
         "ended",
         "cause",
         "evidence",
+        "slot_seconds",
+        "kept_seconds",
+        "cpu_seconds",
     )
 } | {"pilot_id": "InstanceID", "run_id": "run"}
 
@@ -181,8 +188,12 @@ PILOT: Final[dict[str, str]] = {
         "host",
         "instance_type",
         "lifecycle",
+        "zone",
+        "job_queue",
+        "vcpus",
         "version",
         "started",
+        "ready",
         "last_beat",
         "ended",
         "leaving",
@@ -206,6 +217,7 @@ PILOT: Final[dict[str, str]] = {
         "free_staging_mb",
         "memory_mb",
         "memory_limit_mb",
+        "spent",
     )
 } | {"pilot_id": "InstanceID", "run_id": "run", "flow_run_id": "flow_run"}
 

@@ -116,7 +116,20 @@ class Facts:
     host: str = ""
     instance_type: str = ""
     lifecycle: str = ""
+    zone: str = ""
+    job_queue: str = ""
+    vcpus: float = 0.0
+    slots: int = 0
     container_mb: int = 0
+
+
+@dataclass(frozen=True)
+class Used:
+    """What a claim has used (seconds; see model.Attempt)."""
+
+    slot_seconds: float = 0.0
+    kept_seconds: float = 0.0
+    cpu_seconds: float = 0.0
 
 
 class Desk:
@@ -170,9 +183,16 @@ class Desk:
         """Upload a log, remove the file; the future tells a note, "" if all went well."""
         return self._log_clerks.submit(lambda: self._ship(pointer, Path(path), marks))
 
-    def settle(self, claim: Claim, move: Callable[[Ledger, Claim], Item], cause: Cause, evidence: str) -> Future[Item]:
+    def settle(
+        self,
+        claim: Claim,
+        move: Callable[[Ledger, Claim], Item],
+        cause: Cause,
+        evidence: str,
+        used: Used | None = None,
+    ) -> Future[Item]:
         """Make the last move of a claim, then its attempt row."""
-        return self._clerks.submit(lambda: self._settle(claim, move, cause, evidence))
+        return self._clerks.submit(lambda: self._settle(claim, move, cause, evidence, used or Used()))
 
     def status(self, record: PilotRecord, failure_bound: int | None) -> Future[Status]:
         """Write the pilot's row; read the run's mode and, if there is a bound, count failed items."""
@@ -320,10 +340,12 @@ class Desk:
 
     # ------------------------------------------------------------------ last moves
 
-    def _settle(self, claim: Claim, move: Callable[[Ledger, Claim], Item], cause: Cause, evidence: str) -> Item:
+    def _settle(
+        self, claim: Claim, move: Callable[[Ledger, Claim], Item], cause: Cause, evidence: str, used: Used
+    ) -> Item:
         item = self._until_deadline(claim.item_id, claim.fence, lambda held: move(self._ledger, held))
         self._leases.drop(claim.item_id)
-        self._put_attempt(claim, cause, evidence)
+        self._put_attempt(claim, cause, evidence, used)
         return item
 
     def _until_deadline(self, item_id: str, fence: int, write: Callable[[Claim], T]) -> T:
@@ -346,8 +368,10 @@ class Desk:
                 _log.warning("item %s: %s; trying again", item_id, error)
                 self._clock.sleep(AGAIN_SECONDS)
 
-    def _put_attempt(self, claim: Claim, cause: Cause | None = None, evidence: str = "") -> None:
-        facts = self._facts
+    def _put_attempt(
+        self, claim: Claim, cause: Cause | None = None, evidence: str = "", used: Used | None = None
+    ) -> None:
+        facts, used = self._facts, used or Used()
         attempt = Attempt(
             item_id=claim.item_id,
             fence=claim.fence,
@@ -359,10 +383,17 @@ class Desk:
             host=facts.host,
             instance_type=facts.instance_type,
             lifecycle=facts.lifecycle,
+            zone=facts.zone,
+            job_queue=facts.job_queue,
+            vcpus=facts.vcpus,
+            slots=facts.slots,
             started=claim.item.locked_at or 0.0,
             ended=self._clock.now() if cause else None,
             cause=cause,
             evidence=fitted(evidence),
+            slot_seconds=round(used.slot_seconds, 3),
+            kept_seconds=round(used.kept_seconds, 3),
+            cpu_seconds=round(used.cpu_seconds, 3),
         )
         try:
             self._ledger.put_attempt(attempt)

@@ -16,6 +16,7 @@ from pyanamo_core.pilot.lease import Leases
 from pyanamo_core.pilot.leaving import FirstFailures, Leaving, Meaning, Stop
 from pyanamo_core.pilot.nest import Bench
 from pyanamo_core.pilot.scheduler import Board
+from pyanamo_core.pilot.spending import Spending
 from pyanamo_core.pilot.vitals import Vitals
 from pyanamo_core.protocols import Clock, Observer
 from pyanamo_core.workflow import Workflow
@@ -38,6 +39,7 @@ class Counters:
     nests_failed: int = 0
     busy_seconds: float = 0.0
     notes: list[str] = field(default_factory=list[str])
+    spending: Spending = field(default_factory=Spending)
 
 
 @dataclass

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
+from typing import Final
 
 from pyanamo_core.pilot.drain import Metadata
+
+_UNITS_OF_VCPU: Final = 1024
+_SECONDS: Final = 2.0
 
 _log = logging.getLogger("pyanamo.pilot")
 
 
 @dataclass(frozen=True)
 class Instance:
-    """The host: instance id or host name, instance type, lifecycle (`spot`, `on-demand`)."""
+    """The host: instance id or host name, instance type, lifecycle (`spot`, `on-demand`), availability zone."""
 
     host: str
     kind: str = ""
     lifecycle: str = ""
+    zone: str = ""
 
 
 def instance_of(metadata: Metadata, known: Instance) -> Instance:
@@ -28,10 +36,26 @@ def instance_of(metadata: Metadata, known: Instance) -> Instance:
             metadata.get("instance-id") or known.host,
             metadata.get("instance-type") or "",
             metadata.get("instance-life-cycle") or "",
+            metadata.get("placement/availability-zone") or "",
         )
     except OSError as error:
         _log.info("no instance metadata: %s", error)
         return known
+
+
+def vcpus_of(environ: Mapping[str, str], stated: float) -> float:
+    """vCPUs of this container, as ECS tells it what Batch gave it; where nobody tells, what the workflow states."""
+    address = environ.get("ECS_CONTAINER_METADATA_URI_V4", "")
+    if not address.startswith("http://"):
+        return stated
+    try:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(address, timeout=_SECONDS) as answer:
+            units = float(json.loads(answer.read())["Limits"]["CPU"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        _log.info("ECS does not tell this container's vCPUs: %s", error)
+        return stated
+    return round(units / _UNITS_OF_VCPU, 3) or stated
 
 
 def own_version() -> str:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final
 
-from pyanamo_core.model import Mode, PilotRecord
+from pyanamo_core.meter import Reading
+from pyanamo_core.model import Mode, PilotRecord, Spent
 from pyanamo_core.pilot.desk import Batch, Status
 from pyanamo_core.pilot.drain import Signals
 from pyanamo_core.pilot.floor import Counters, Floor
@@ -79,6 +80,15 @@ class Loop:
     def last_lines(self) -> tuple[str, ...]:
         """The last lines of what runs, for the pilot's row."""
         return self._nests.last_lines
+
+    def spent(self, reading: Reading) -> Spent:
+        """What it has cost so far.
+
+        Args:
+            reading: of the meter at its clients.
+        """
+        floor = self._floor
+        return floor.counters.spending.told(reading, floor.board.held.values(), floor.clock.monotonic())
 
     def on_lost(self, item_id: str, fence: int, reason: str) -> None:
         """An item is no longer ours."""

@@ -72,6 +72,8 @@ class Task:
     """Slots that it takes, whose memory and CPUs it has."""
     deadline_seconds: float | None = None
     """Of this nest alone, instead of the bench's."""
+    began: float | None = None
+    """When it was given its slots (monotonic)."""
     _process: Process | None = None
     _stopped_by: Cause | None = None
     _news: threading.Event = field(default_factory=threading.Event)

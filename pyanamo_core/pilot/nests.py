@@ -15,6 +15,7 @@ from pyanamo_core.pilot.floor import Floor
 from pyanamo_core.pilot.leaving import host_fault, set_up
 from pyanamo_core.pilot.nest import Task
 from pyanamo_core.pilot.scheduler import Failure, Held
+from pyanamo_core.pilot.spending import KEPT
 from pyanamo_core.pilot.verdict import weight_of
 from pyanamo_core.protocols import Executor
 
@@ -43,11 +44,12 @@ class Nests:
             item = held.claim.item
             shares = weight_of(item.memory_factor, self._floor.board.slots)
             task = Task(call, self._floor.bench, shares=shares, deadline_seconds=item.nest_seconds)
+            task.began = self._floor.clock.monotonic()
             self._floor.board.start(held, index, task)
             if self._floor.observer:
                 self._floor.observer.nest_started(call)
             future = self._submit(task, call)
-            self._floor.then(future, partial(self._ended, call))
+            self._floor.then(future, partial(self._ended, call, shares))
 
     def _submit(self, task: Task, call: NestCall) -> Future[NestResult]:
         if self._executor is not None:
@@ -59,18 +61,17 @@ class Nests:
             self._fallback = ThreadExecutor(self._floor.board.slots)
         return self._fallback.submit(task, call)
 
-    def _ended(self, call: NestCall, done: Future[NestResult]) -> None:
-        held = self._floor.board.held.get(call.item_id)
-        if held is None or held.claim.fence != call.fence:
-            return
-        task = self._floor.board.end(held, call.index)
-        if task is None:
-            return
+    def _ended(self, call: NestCall, shares: int, done: Future[NestResult]) -> None:
         if done.cancelled() or done.exception() is not None:
             why = "it was cancelled" if done.cancelled() else repr(done.exception())
             result = NestResult(cause=Cause.TASK_ERROR, message=f"the executor failed: {why}")
         else:
             result = done.result()
+        held = self._floor.board.held.get(call.item_id)
+        task = None if held is None or held.claim.fence != call.fence else self._floor.board.end(held, call.index)
+        self._floor.counters.spending.ended(held if task else None, result, shares)
+        if held is None or task is None:
+            return
         self._floor.counters.busy_seconds += max(0.0, result.ended - result.started)
         if self._floor.observer:
             self._floor.observer.nest_finished(call, result)
@@ -90,20 +91,23 @@ class Nests:
         held.recording.add(call.index)
         prefix = self._floor.bench.setting.output_prefix(call)
         future = self._floor.desk.record(call, result, task.slot, task.log_bytes, prefix)
-        self._floor.then(future, partial(self._recorded, call, result.log_path, task))
+        self._floor.then(future, partial(self._recorded, call, result, task))
 
-    def _recorded(self, call: NestCall, log_path: str, task: Task, told: Future[Entry]) -> None:
-        held = self._floor.board.held.get(call.item_id)
+    def _recorded(self, call: NestCall, result: NestResult, task: Task, told: Future[Entry]) -> None:
+        held, log_path = self._floor.board.held.get(call.item_id), result.log_path
         if held is None or held.claim.fence != call.fence:
             _remove(log_path)
             return
         held.recording.discard(call.index)
         error = told.exception()
+        spending = self._floor.counters.spending
         if error is not None:
             _remove(log_path)
+            spending.recorded(held, result, task.shares, Cause.LOST)
             self.on_lost(call.item_id, call.fence, str(error))
             return
         entry = told.result()
+        spending.recorded(held, result, task.shares, KEPT if entry.recorded is Recorded.KEPT else entry.cause)
         if entry.recorded is Recorded.WON:
             held.progressed = True
         if entry.cause is Cause.DONE or entry.recorded is Recorded.KEPT:

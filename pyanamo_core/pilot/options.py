@@ -44,6 +44,7 @@ class PilotOptions:
     batch_attempt: int = 0
     array_index: int | None = None
     submission: int | None = None
+    job_queue: str = ""
     host: str = field(default_factory=socket.gethostname)
 
     @classmethod
@@ -74,6 +75,7 @@ class PilotOptions:
             batch_attempt=int(environ.get("AWS_BATCH_JOB_ATTEMPT") or 0),
             array_index=int(index) if index else None,
             submission=int(submission) if submission.isdecimal() else None,
+            job_queue=environ.get("AWS_BATCH_JQ_NAME", ""),
         )
 
     @property

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from pyanamo_core.clock import SystemClock
 from pyanamo_core.errors import EndpointDown, HostFault, NoCredentials, PilotTooOld, SetUpError
+from pyanamo_core.meter import Meter, Reading
 from pyanamo_core.model import Cause, PilotRecord, Run
 from pyanamo_core.pilot.candidates import Candidates
 from pyanamo_core.pilot.clock import OFFSET_SAMPLES, Learner, OffsetMeter, WallTimeKeeper
@@ -30,7 +31,7 @@ from pyanamo_core.pilot.drain import Metadata, Signals, SpotWatch, metadata_of
 from pyanamo_core.pilot.executor import DaemonPool, ThreadExecutor
 from pyanamo_core.pilot.floor import Floor, Job
 from pyanamo_core.pilot.furnish import furnish
-from pyanamo_core.pilot.host import Instance, instance_of, own_version, parts_of
+from pyanamo_core.pilot.host import Instance, instance_of, own_version, parts_of, vcpus_of
 from pyanamo_core.pilot.lease import Leases
 from pyanamo_core.pilot.leaving import FirstFailures, Leaving, Order, meaning_of_signal
 from pyanamo_core.pilot.logs import LogShipper
@@ -95,6 +96,8 @@ class Pilot:
         self._born = self._clock.now()
         self._metadata: Metadata | None = metadata_of(self._environ)
         self._instance = Instance(options.host)
+        self._vcpus = 0.0
+        self._ready: float | None = None
         self._meter = OffsetMeter(self._clock) if isinstance(self._clock, SystemClock) else None
         self._scratch: Scratch | None = None
         self._leases: Leases | None = None
@@ -139,6 +142,10 @@ class Pilot:
             host=self._instance.host,
             instance_type=self._instance.kind,
             lifecycle=self._instance.lifecycle,
+            zone=self._instance.zone,
+            job_queue=self.options.job_queue,
+            vcpus=self._vcpus,
+            ready=self._ready,
         )
         if self._workflow is not None:
             record = record.model_copy(update={"items": self._items, "nests": self._nests})
@@ -161,9 +168,16 @@ class Pilot:
                     "holding": self._leases.holding,
                     "last_lines": self._loop.last_lines,
                     "notes": tuple(counters.notes),
+                    "spent": self._loop.spent(self._reading),
                 }
             )
         return record
+
+    @property
+    def _reading(self) -> Reading:
+        """What its clients have asked of AWS."""
+        meter: Meter | None = getattr(self._clients, "meter", None)
+        return meter.reading if meter else Reading()
 
     @property
     def _items(self) -> int:
@@ -303,6 +317,7 @@ class Pilot:
             raise PilotTooOld(run_id=run_id, needed=self.run.min_pilot, found=own_version())
         if self._metadata is not None:
             self._instance = instance_of(self._metadata, self._instance)
+        self._vcpus = vcpus_of(self._environ, workflow.vcpus)
         self._check_clock()
         self._ledger.put_pilot(self.record)
 
@@ -366,6 +381,10 @@ class Pilot:
             host=self._instance.host,
             instance_type=self._instance.kind,
             lifecycle=self._instance.lifecycle,
+            zone=self._instance.zone,
+            job_queue=self.options.job_queue,
+            vcpus=self._vcpus,
+            slots=self.slots,
         )
         shipper = LogShipper(self._clients, workflow, self.options.table, self.pilot_id, bench.setting.results)
         s3 = None if self._clients is None else lambda: self._clients.client("s3")
@@ -433,6 +452,7 @@ class Pilot:
         if self._told_to_end:
             self._leaving = self._leave_early()
             return
+        self._ready = self._clock.now()
         first: Future[Batch] = desk.claim(self._items)
         first.add_done_callback(lambda done: self._inbox.put(partial(loop.on_claimed, done)))
         loop.claiming_began()

@@ -48,6 +48,11 @@ class Held:
     """Evidence of a nest that this host could not do."""
     ended: bool = False
     """A nest failed and the workflow says that its siblings shall not go on (`stop_on_failure`)."""
+    slot_seconds: float = 0.0
+    """Of all its nests that ended under this claim."""
+    kept_seconds: float = 0.0
+    """Of those that were recorded as done."""
+    cpu_seconds: float = 0.0
 
     @property
     def item_id(self) -> str:

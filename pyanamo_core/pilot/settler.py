@@ -9,7 +9,7 @@ from typing import Final
 
 from pyanamo_core.errors import LeaseLost, MoveRefused
 from pyanamo_core.model import Cause, Item, State
-from pyanamo_core.pilot.desk import last_move
+from pyanamo_core.pilot.desk import Used, last_move
 from pyanamo_core.pilot.floor import Floor
 from pyanamo_core.pilot.leaving import Leaving
 from pyanamo_core.pilot.scheduler import Held
@@ -85,7 +85,8 @@ class Settler:
             counts=told.counts,
             note="; ".join(held.notes)[:NOTE_CHARACTERS],
         )
-        future = self._floor.desk.settle(held.claim, move, told.cause, told.evidence)
+        used = Used(held.slot_seconds, held.kept_seconds, held.cpu_seconds)
+        future = self._floor.desk.settle(held.claim, move, told.cause, told.evidence, used)
         self._floor.then(future, partial(self._settled, held, told.cause))
 
     def _settled(self, held: Held, cause: Cause, done: Future[Item]) -> None:
