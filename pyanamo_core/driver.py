@@ -265,7 +265,7 @@ def watch(
 
     Raises:
         RunMissing: there is no such run.
-        PyAnamoError: credentials, permissions, or AWS silent for ten minutes; the run goes on.
+        PyAnamoError: credentials, permissions, or the ledger silent for 15 minutes; the run goes on.
     """
     one = Watch(
         clients,

@@ -15,6 +15,7 @@ from pyanamo_core.errors import (
     AwsFailed,
     AwsMissing,
     DefinitionMissing,
+    EndpointDown,
     OverridesTooBig,
     QueueClosed,
     QueueMissing,
@@ -292,6 +293,16 @@ def is_unknown(error: BaseException) -> bool:
         return True
     response = cast("dict[str, Any]", getattr(error, "response", None) or {})
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return isinstance(status, int) and status >= 500
+
+
+def passes(error: AwsFailed | EndpointDown) -> bool:
+    """Is this a trouble of Batch itself that passes: silence, an error of its own (5xx), too many requests?"""
+    if error.facts.get("service") != "batch":
+        return False
+    if isinstance(error, EndpointDown) or error.code in THROTTLED:
+        return True
+    status = error.facts.get("status")
     return isinstance(status, int) and status >= 500
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from pyanamo_core.fleet import explain, plan
 from pyanamo_core.fleet.batch import Batch
-from pyanamo_core.fleet.jobs import STARTED, Job
+from pyanamo_core.fleet.jobs import ENDED, STARTED, Job
 from pyanamo_core.fleet.recover import Gone, Memory, find_gone, take_back
 from pyanamo_core.fleet.submit import Patience
 from pyanamo_core.model import Counts, PilotRecord, Run
@@ -26,6 +26,8 @@ REPEAT_SECONDS: Final = 60.0
 ROWS_PER_SECOND: Final = 200
 SUSPECTS_MAX: Final = 100
 """Silent pilots that one poll asks Batch about (one call)."""
+EXAMINED_MAX: Final = 3
+"""Arrays whose failed children one poll looks at (up to six calls each)."""
 
 
 class Sight:
@@ -34,6 +36,7 @@ class Sight:
     Attributes:
         jobs: the last description of each job; ended ones are not asked for again.
         missing: ids of jobs that Batch no longer knows.
+        doubted: names of jobs that DescribeJobs does not know while ListJobs does: they count as last seen.
         pilots: the pilot rows, sorted.
     """
 
@@ -45,9 +48,11 @@ class Sight:
         self._memory = Memory.of(workflow)
         self.jobs: dict[str, Job] = {}
         self.missing: set[str] = set()
+        self.doubted: dict[str, str] = {}
         self.pilots = plan.Pilots()
         self.progress_mark = (0, 0)
         self._absent: dict[str, plan.Absence] = {}
+        self._listed_at: dict[str, float] = {}
         self._failed: dict[str, int] = {}
         self._known_children: set[str] = set()
         self._ended_attempts: set[tuple[str, int]] = set()
@@ -92,28 +97,42 @@ class Sight:
         if not asked:
             return
         found = self._batch.describe(asked)
+        risen: list[Job] = []
         for job_id in asked:
             job = found.get(job_id)
             if job is None:
-                self._see_absent(job_id, now)
+                self._see_absent(run, job_id, now)
                 continue
             self._absent.pop(job_id, None)
+            self.doubted.pop(job_id, None)
             self.missing.discard(job_id)
             before = self.jobs.get(job_id)
             self.jobs[job_id] = job
             if before is None or before.summary != job.summary:
                 self._pilots_stale = True
             if job.failed > self._failed.get(job_id, 0):
-                self._failed[job_id] = job.failed
-                self._examine(run, job)
+                risen.append(job)
+        for job in risen[:EXAMINED_MAX]:  # the others at later polls: their number has still risen then
+            self._examine(run, job)
+            self._failed[job.job_id] = job.failed
 
-    def _see_absent(self, job_id: str, now: float) -> None:
+    def _see_absent(self, run: Run, job_id: str, now: float) -> None:
         patience = self._patience
         self._absent[job_id] = plan.still_absent(self._absent.get(job_id), now)
         if job_id in self.missing or not plan.is_missing(
             self._absent[job_id], now, seconds=patience.missing_seconds, polls=patience.missing_polls
         ):
             return
+        # One answer of nothing is not enough to call a fleet lost: another call of Batch must not know it either.
+        if now - self._listed_at.get(job_id, -math.inf) < patience.missing_seconds:
+            return
+        self._listed_at[job_id] = now
+        submission = next(each for each in run.submissions if each.job_id == job_id)
+        listed = self._batch.find(submission.name, submission.queue)
+        if any(each.job_id == job_id and each.status not in ENDED for each in listed):
+            self.doubted[job_id] = submission.name
+            return
+        self.doubted.pop(job_id, None)
         self.missing.add(job_id)
         self.jobs.pop(job_id, None)
         self._pilots_stale = True

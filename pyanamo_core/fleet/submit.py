@@ -100,6 +100,8 @@ class Submitter:
         self._environment = dict(environment or {})
         self._patience = patience or Patience()
         self._looks: dict[int, _Look] = {}
+        self.was_busy = False
+        """Was Batch too busy to take what was last to be added?"""
         self._clean: set[int] = set()
         """Submissions that can exist only once: one request of ours, and its answer."""
         self._looked_for_doubles = -math.inf
@@ -117,12 +119,13 @@ class Submitter:
             SubmitRefused: Batch said no; the submission is settled as failed.
         """
         definition = self.pinned(run)
+        self.was_busy = False
         for size in array_sizes(pilots):
             began = self._clock.monotonic()
             run, submission = self._ledger.reserve_submission(run, size=size, queue=self._queue, definition=definition)
             run = self._send(run, submission, began)
-            if run.mode is not Mode.RUN:
-                break
+            if run.mode is not Mode.RUN or self.was_busy or self.is_open(run):
+                break  # the rest is for a later poll
         return run
 
     def pinned(self, run: Run) -> str:
@@ -153,6 +156,7 @@ class Submitter:
             look.since, look.polls = self._clock.monotonic(), 0
             return run
         except SubmitThrottled as error:
+            self.was_busy = True
             if look.tries > 1:
                 look.since, look.polls = self._clock.monotonic(), 0
                 return run

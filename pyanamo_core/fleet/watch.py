@@ -8,6 +8,7 @@ DescribeJobs per 100 submissions and the ledger's counts (tally.py), whatever th
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -17,7 +18,7 @@ from pyanamo_core.aws import Clients
 from pyanamo_core.clock import SystemClock
 from pyanamo_core.errors import AwsFailed, EndpointDown, OutcomeUnknown, PyAnamoError, RunConflict, SubmitRefused
 from pyanamo_core.fleet import explain, plan
-from pyanamo_core.fleet.batch import Batch
+from pyanamo_core.fleet.batch import Batch, passes
 from pyanamo_core.fleet.ending import REPEAT_SECONDS, Ender
 from pyanamo_core.fleet.progress import Outcome, Progress, Rate
 from pyanamo_core.fleet.sight import Sight
@@ -35,8 +36,10 @@ EMPTY_POLLS: Final = 2
 """In so many polls in a row nothing must be left (or claimable): an item that moves may be missing from an index page."""
 REFUSALS: Final = 3
 """Refused submissions in a row that stop a run."""
-BLIND_SECONDS: Final = 600.0
-"""How long a watcher goes on without AWS answering."""
+BLIND_SECONDS: Final = 900.0
+"""How long a watcher goes on without the ledger answering. Without Batch it goes on for as long as it takes."""
+BACK_OFF_SECONDS: Final = 120.0
+"""The longest pause between two tries to reach an AWS that does not answer."""
 SLICE_SECONDS: Final = 0.5
 
 
@@ -95,6 +98,11 @@ class Watch:
         self._top_up_mark = (0, 0)
         self._rounds = 0
         self._refusals = 0
+        self._busy_rounds = 0
+        self._batch_seen = False
+        self._silent_since: float | None = None
+        self._ask_batch_at = -math.inf
+        self._silences = 0
         self._stuck_since: float | None = None
         self._explained: tuple[float, str] | None = None
         self._notes: list[str] = []
@@ -106,21 +114,21 @@ class Watch:
 
         Raises:
             PyAnamoError: what no patience mends (credentials, permissions, a missing table), AWS unreachable from the
-                start, or silent for 10 minutes.
+                start, or the ledger silent for 15 minutes.
         """
-        seen = False
+        seen, failures = False, 0
         blind_since: float | None = None
         try:
             while True:
                 began = self._clock.monotonic()
                 try:
                     outcome = self.poll()
-                    seen, blind_since = True, None
+                    seen, blind_since, failures = True, None, 0
                 except RunConflict as error:
                     log.info("another watcher has taken run %s over: %s", self._run_id, error)
                     self._held, outcome = None, None
                 except (OutcomeUnknown, AwsFailed, EndpointDown) as error:
-                    now = self._clock.monotonic()
+                    now, failures = self._clock.monotonic(), failures + 1
                     blind_since = blind_since if blind_since is not None else now
                     log.warning("poll of run %s failed: %s", self._run_id, error)
                     if not seen or now - blind_since >= BLIND_SECONDS:
@@ -130,7 +138,7 @@ class Watch:
                     return outcome
                 # Where polls take long (a busy local cloud), the watcher must not be the load.
                 took = min(self._clock.monotonic() - began, 2 * self._poll_seconds)
-                if self._pause(max(self._poll_seconds, took)):
+                if self._pause(max(self._poll_seconds, took, self._backed_off(failures))):
                     return self._stopped()
         finally:
             self.release()
@@ -188,6 +196,10 @@ class Watch:
             left -= part
         return self._stop.is_set()
 
+    def _backed_off(self, failures: int) -> float:
+        """Seconds before the next try: 1, 2, 4 … polls, at most two minutes; 0 after none that failed."""
+        return min(BACK_OFF_SECONDS, plan.backed_off(self._poll_seconds, failures))
+
     def _take(self) -> Run | None:
         lease = max(LEASE_MIN_SECONDS, LEASE_POLLS * self._poll_seconds)
         self._held = self._ledger.take_watch(self._run_id, self._watcher, lease)
@@ -204,12 +216,15 @@ class Watch:
         if run.ended is not None:
             self._held = None
             return self._outcome(run, self._tally.whole())
-        run = self._submitter.settle(run, needed=self._needed)
-        self._sight.look_at_jobs(run)
+        run, heard = self._look_at_batch(run)
         self._sight.refresh_pilots(run)
         counts = self._tally.counts()
         if self._sight.mark_progress(counts):
             self._rounds = 0
+        if not heard:
+            self._rate.see(self._clock.monotonic(), counts.done + counts.failed)
+            self._tell(run, counts)
+            return None
         self._sight.take_back()
         if run.mode is Mode.RUN:
             run, ended = self._go_on(run, counts)
@@ -226,6 +241,38 @@ class Watch:
         run = self._ledger.end_run(self._run_id, outcome, reason)
         self._held = None
         return self._outcome(run, counts)
+
+    def _look_at_batch(self, run: Run) -> tuple[Run, bool]:
+        """Settle what is open and describe the run's jobs. Says whether Batch answered: without it nothing is decided.
+
+        Pilots need no Batch. While it is silent or too busy for us, the ledger is watched, and Batch asked less and less.
+        """
+        now = self._clock.monotonic()
+        if now < self._ask_batch_at:
+            self._note_silence(now)
+            return run, False
+        try:
+            run = self._submitter.settle(run, needed=self._needed)
+            self._sight.look_at_jobs(run)
+        except (AwsFailed, EndpointDown) as error:
+            if not self._batch_seen or not passes(error):
+                raise
+            self._silences += 1
+            self._silent_since = now if self._silent_since is None else self._silent_since
+            self._ask_batch_at = now + self._backed_off(self._silences)
+            log.warning("Batch does not answer: %s", error)
+            self._note_silence(now)
+            return run, False
+        self._batch_seen, self._silences, self._silent_since = True, 0, None
+        for name in self._sight.doubted.values():
+            self._notes.append(f"DescribeJobs does not know job {name}, ListJobs does: it counts as last seen")
+        return run, True
+
+    def _note_silence(self, now: float) -> None:
+        seconds = now - (self._silent_since if self._silent_since is not None else now)
+        self._notes.append(
+            f"Batch does not answer since {seconds:.0f} s: pilots work on, nothing is submitted or ended meanwhile"
+        )
 
     def _look_on(self) -> Outcome | None:
         """Another watcher holds the run."""
@@ -308,9 +355,10 @@ class Watch:
         now = self._clock.monotonic()
         rounds = self._rounds + 1 if live == 0 and self._top_up_mark == self._sight.progress_mark else 0
         if self._top_up_at is not None:
-            wait = self._top_up_at + plan.backed_off(self._poll_seconds, rounds) - now
+            wait = self._top_up_at + plan.backed_off(self._poll_seconds, max(rounds, self._busy_rounds)) - now
             if wait > 0:
-                self._notes.append(f"the last pilots ended without a claim; new ones in {wait:.0f} s")
+                why = "Batch was too busy" if self._busy_rounds > rounds else "the last pilots ended without a claim"
+                self._notes.append(f"{why}; new ones in {wait:.0f} s")
                 return run
         held = self._ledger.take_watch(self._run_id, self._watcher, self._patience.submit_lease_seconds)
         if held is None or held.watcher_fence != run.watcher_fence:
@@ -321,6 +369,7 @@ class Watch:
         try:
             run = self._submitter.add(held, pilots)
             self._refusals = 0
+            self._busy_rounds = self._busy_rounds + 1 if self._submitter.was_busy else 0
         except SubmitRefused as error:
             if refused is None:
                 raise
@@ -392,6 +441,13 @@ class Watch:
         if now - self._stuck_since < LEASE_POLLS * self._poll_seconds:
             return
         if self._explained is None or now - self._explained[0] >= REPEAT_SECONDS:
+            self._explained = now, self._explanation(run, counts, claimable)
+        if self._explained[1]:
+            self._notes.append(self._explained[1])
+
+    def _explanation(self, run: Run, counts: Counts, claimable: int) -> str:
+        """Why pilots do not start, in a line. Whoever may not ask for it (a role without that permission) watches on."""
+        try:
             seen = explain.look(
                 self._batch,
                 run,
@@ -403,6 +459,6 @@ class Watch:
                 pilots=self._sight.pilots,
                 now=self._clock.now(),
             )
-            self._explained = now, explain.told(replace(seen, missing=()))
-        if self._explained[1]:
-            self._notes.append(self._explained[1])
+        except PyAnamoError as error:
+            return explain.guarded(error).told
+        return explain.told(replace(seen, missing=()))

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 from pyanamo_core.aws import Clients
 from pyanamo_core.local.capacity import TOO_BIG, Capacity, Place
@@ -71,6 +71,21 @@ class Line:
     held: str = ""
 
 
+class Runner(Protocol):
+    """What runs a job's main process; told of its start and end, the engine decides what follows."""
+
+    def start(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path, /
+    ) -> None: ...
+    def term(self, name: str) -> None: ...
+    def kill(self, name: str) -> None: ...
+    def close(self) -> None: ...
+
+
+OnStarted = Callable[[str, int], None]
+OnExited = Callable[[str, int, str], None]
+
+
 class Engine:
     """The local Batch.
 
@@ -79,12 +94,22 @@ class Engine:
         endpoint: where this cloud is; jobs get it as AWS_ENDPOINT_URL.
         clients: gives clients of a region that no misbehaviour touches, for logs.
         stop_seconds: between TERM and KILL (Batch: 30).
+        runner: makes what runs the jobs, from what it calls at their starts and ends; None: processes of this machine.
+        now: seconds since 1970.
     """
 
     def __init__(
-        self, home: Path, endpoint: str, clients: Callable[[str], Clients], *, stop_seconds: float = 30.0
+        self,
+        home: Path,
+        endpoint: str,
+        clients: Callable[[str], Clients],
+        *,
+        stop_seconds: float = 30.0,
+        runner: Callable[[OnStarted, OnExited], Runner] | None = None,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._home, self._endpoint, self._clients, self._stop_seconds = home, endpoint, clients, stop_seconds
+        self._clock = now
         self._lock = threading.RLock()
         self._jobs: dict[str, Job | Array] = {}
         self._arrays_of: dict[str, Array] = {}
@@ -96,7 +121,14 @@ class Engine:
         self._ends: queue.SimpleQueue[tuple[Running, int, str] | None] = queue.SimpleQueue()
         self._timers = Timers()
         self._closing = False
-        self._processes: Processes | Containers = Processes(home / "processes", self._on_started, self._on_exited)
+        self._concluded = threading.Condition(self._lock)
+        self._exited = 0
+        """Attempts that have exited and are not concluded yet."""
+        self._processes: Runner | Containers = (
+            runner(self._on_started, self._on_exited)
+            if runner
+            else Processes(home / "processes", self._on_started, self._on_exited)
+        )
         self._thread = threading.Thread(target=self._conclude_all, name="logs", daemon=True)
         self._thread.start()
 
@@ -115,7 +147,7 @@ class Engine:
 
     def submit(self, plan: Plan, size: int | None) -> Job | Array:
         """Take a plain job (`size` None) or an array, and start what there is room for."""
-        now, job_id = _now(), str(uuid.uuid4())
+        now, job_id = self._now(), str(uuid.uuid4())
         with self._lock:
             line = self._lines[plan.queue_arn]
             taken: Job | Array
@@ -266,6 +298,11 @@ class Engine:
             waiting = sum(not job.ended for line in self._lines.values() for job in line.waiting)
             return {"running": len(self._running), "waiting": waiting}
 
+    def wait_concluded(self, seconds: float) -> bool:
+        """Wait until what follows from every attempt that has exited is decided; False if that takes longer."""
+        with self._concluded:
+            return self._concluded.wait_for(lambda: self._exited == 0, seconds)
+
     def close(self) -> None:
         """End all jobs, by TERM and soon after by KILL, and the threads."""
         with self._lock:
@@ -306,7 +343,7 @@ class Engine:
 
     def _start(self, job: Job, place: Place) -> None:
         plan, name = job.plan, uuid.uuid4().hex
-        attempt = Attempt(_now(), f"{plan.log_prefix}/default/{name}", host=place.host.instance)
+        attempt = Attempt(self._now(), f"{plan.log_prefix}/default/{name}", host=place.host.instance)
         folder = self._home / "jobs" / name
         (folder / "work").mkdir(parents=True)
         (folder / "tmp").mkdir()
@@ -332,7 +369,7 @@ class Engine:
             if running is None:
                 return
             job = running.job
-            job.status, job.started_at = "RUNNING", _now()
+            job.status, job.started_at = "RUNNING", self._now()
             running.attempt.started_at = job.started_at
             if job.plan.timeout_seconds:
                 self._timers.later(job.plan.timeout_seconds, lambda: self._stop(running, "timeout", TIMED_OUT))
@@ -364,6 +401,7 @@ class Engine:
             running = self._running.get(name)
             if running is not None:
                 running.left = True
+                self._exited += 1
                 self._ends.put((running, code, error))
 
     def _conclude_all(self) -> None:
@@ -397,7 +435,7 @@ class Engine:
             del self._running[running.name]
             self._by_job.pop(job.job_id, None)
             self._capacity.give_back(running.place)
-            attempt.stopped_at = _now()
+            attempt.stopped_at = self._now()
             if running.stop == "host":
                 attempt.status_reason = f"Host EC2 (instance {attempt.host}) terminated."
             elif running.stop == "memory" or error == OUT_OF_MEMORY:
@@ -422,14 +460,15 @@ class Engine:
             else:
                 self._end(job, "FAILED", running.reason or attempt.status_reason)
             self._start_what_fits()
+            self._exited -= 1
+            self._concluded.notify_all()
+
+    def _now(self) -> int:
+        return int(self._clock() * 1000)
 
     def _end(self, job: Job, status: Literal["SUCCEEDED", "FAILED"], reason: str) -> None:
-        job.status, job.status_reason, job.stopped_at = status, reason, _now()
+        job.status, job.status_reason, job.stopped_at = status, reason, self._now()
 
 
 def _leaves(job: Job | Array) -> list[Job]:
     return job.children if isinstance(job, Array) else [job]
-
-
-def _now() -> int:
-    return int(time.time() * 1000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 from fleet_fake_batch import FakeBatch, FakeClients
@@ -18,10 +19,21 @@ from pyanamo_core.workflow import Buckets, Timing, Workflow
 class Scene:
     """One table, one queue, one run. `poll_seconds` of the workflow is 10."""
 
-    def __init__(self, items: int = 0, *, pilots: int = 4, items_per_pilot: int = 1, max_failures: int | None = None):
+    def __init__(
+        self,
+        items: int = 0,
+        *,
+        pilots: int = 4,
+        items_per_pilot: int = 1,
+        max_failures: int | None = None,
+        clients: Callable[[FakeClock], Any] | None = None,
+        poll_seconds: float = 10.0,
+        **more: Any,
+    ):
+        """`clients`: made of the clock, instead of the Batch that stands still; `more`: further fields of the workflow."""
         self.clock = FakeClock()
         self.batch = FakeBatch(self.clock)
-        self.clients: Any = FakeClients(self.batch)
+        self.clients: Any = clients(self.clock) if clients else FakeClients(self.batch)
         self.workflow = Workflow(
             name="seq",
             queue="queue",
@@ -29,7 +41,8 @@ class Scene:
             pilots=pilots,
             items=items_per_pilot,
             buckets=Buckets(results="s3://bucket/seq"),
-            timing=Timing(poll_seconds=10.0, beat_seconds=60.0, lease_seconds=180.0),
+            timing=Timing(poll_seconds=poll_seconds, beat_seconds=60.0, lease_seconds=180.0),
+            **more,
         )
         self.ledger = MemoryLedger(self.workflow.rules, self.clock, random.Random(1))
         version = self.ledger.add_workflow(self.workflow)

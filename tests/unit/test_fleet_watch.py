@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import threading
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from fleet_fake_batch import refused
@@ -514,16 +517,95 @@ def first_poll_then_until_end(scene: Scene, failures: int):
 
 def test_a_watcher_survives_aws_being_silent_for_minutes():
     scene = Scene(items=4, pilots=2)
-    assert first_poll_then_until_end(scene, 20).outcome == "completed"
+    asked: list[float] = []
+    take = scene.ledger.take_watch
+    scene.ledger.take_watch = lambda *told: asked.append(scene.clock.monotonic()) or take(*told)  # type: ignore[method-assign]
+    assert first_poll_then_until_end(scene, 8).outcome == "completed"
+    # And it asks less and less: after 1, 2, 4 … polls, at most two minutes
+    assert [later - one for one, later in pairwise(asked)][2:10] == [10, 20, 40, 80, 120, 120, 120, 120]
 
 
-def test_a_watcher_gives_up_when_aws_is_silent_for_more_than_ten_minutes():
+def test_a_watcher_gives_up_when_the_ledger_is_silent_for_more_than_fifteen_minutes():
     scene = Scene(items=4, pilots=2)
     began = scene.clock.monotonic()
     with pytest.raises(AwsFailed):
         first_poll_then_until_end(scene, 1000)
-    assert 600 <= scene.clock.monotonic() - began <= 640
+    assert 900 <= scene.clock.monotonic() - began <= 1040
     assert scene.run.watcher == ""
+
+
+def busy(operation: str = "SubmitJob"):
+    return refused(operation, "TooManyRequestsException", "Too many requests", 429)
+
+
+def test_while_batch_is_too_busy_to_take_pilots_it_is_asked_less_and_less():
+    # Given a run with one of its four pilots alive, and a Batch that takes no more for twenty minutes
+    scene = Scene(items=8, pilots=4)
+    watch = scene.watch()
+    scene.polls(watch)
+    scene.batch.job().set("SUCCEEDED", 0, 1, 2)
+    scene.batch.job().set("RUNNING", 3)
+    until = scene.clock.now() + 1200
+    scene.batch.submit_faults = [lambda: busy() if scene.clock.now() < until else None] * 1000
+    reserved = len(scene.run.submissions)
+    # When it is polled for half an hour
+    while scene.clock.now() < until + 600:
+        scene.pilot("p3", batch_job="job-0:3", claims=1)
+        scene.polls(watch)
+    # Then few submissions were tried in vain, with growing pauses, and the fleet is whole again
+    in_vain = [each for each in scene.run.submissions[reserved:] if each.outcome == "failed"]
+    assert len(in_vain) <= 8
+    assert any("Batch was too busy; new ones in" in told.note for told in scene.told)
+    assert [len(job.children) for job in scene.batch.live_jobs()] == [4, 3]
+
+
+@pytest.mark.parametrize("operation", ["DescribeJobs", "ListJobs", "CancelJob", "TerminateJob", "SubmitJob"])
+def test_whichever_call_batch_is_too_busy_for_the_run_goes_on_to_its_end(operation):
+    # Given a run whose Batch refuses every other call of one kind
+    scene = Scene(items=6, pilots=3)
+    method = {
+        "DescribeJobs": "describe_jobs",
+        "ListJobs": "list_jobs",
+        "CancelJob": "cancel_job",
+        "TerminateJob": "terminate_job",
+        "SubmitJob": "submit_job",
+    }[operation]
+    real, calls = getattr(scene.batch, method), itertools.count()
+
+    def sometimes(**asked: Any) -> Any:
+        if next(calls) % 2:
+            raise busy(operation)
+        return real(**asked)
+
+    scene.batch.submit_faults = ["lost"]
+    setattr(scene.batch, method, sometimes)
+    watch = scene.watch()
+    # When it is watched; some pilots end, work is left, then nothing is, and one pilot does not leave
+    stop_at = scene.clock.now() + 4000
+    outcome = None
+    while outcome is None and scene.clock.now() < stop_at:
+        if scene.clock.now() > stop_at - 3000:
+            scene.finish_all()
+        with contextlib.suppress(AwsFailed):  # until_end waits and goes on
+            outcome = watch.poll()
+        scene.clock.move(10)
+    # Then it ends, and there was one fleet
+    assert outcome is not None
+    assert outcome.outcome == "completed"
+    assert len(scene.batch.jobs) == 1
+    assert scene.batch.live_jobs() == []
+
+
+def test_a_role_that_may_not_look_at_environments_watches_on():
+    scene = Scene(items=4, pilots=2)
+    scene.batch.describe_compute_environments = denied  # type: ignore[method-assign]
+    watch = scene.watch()
+    assert scene.polls(watch, 8) is None
+    assert any("it could not be asked" in told.note for told in scene.told)
+
+
+def denied(**asked: Any) -> Any:
+    raise refused("DescribeComputeEnvironments", "AccessDeniedException", "not authorized", 403)
 
 
 def test_aws_unreachable_from_the_start_is_said_at_once():
