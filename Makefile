@@ -7,12 +7,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # The set-up is done again when the lock file or the packaging changes, and never otherwise: no network after the first time.
-# Most of the time tests wait for servers and processes; a file stays within one worker, so that its fixtures start once.
-PARALLEL ?= -n 4 --dist loadfile
-SYSTEM_PARALLEL ?= -n 2 --dist loadfile
+# Most of the time tests wait for servers and processes; a file stays within one worker, so that its fixtures start once,
+# and long files begin first (tests/seconds.txt).
+PARALLEL ?= -n 4 --dist loadfile --no-loadscope-reorder
+SYSTEM_PARALLEL ?= -n 3 --dist loadfile --no-loadscope-reorder
 READY := $(VENV)/.ready-$(shell cat requirements.lock pyproject.toml | sha256sum | cut -c1-16)
 
-.PHONY: help setup jars demo test check system chaos bench lock clean format
+.PHONY: help setup jars ready demo test check system chaos bench lock clean format
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,11 +36,13 @@ $(READY): requirements.lock pyproject.toml
 jars: $(READY) ## fetch and verify GATK's jars, and make the JVM's start-up cache
 	@$(BIN)/python -m pyanamo_core.genomics.gatk
 
+ready: jars ## fetch all that tests need from outside
+	@$(BIN)/python -m pyanamo_core.local.dynamodb
+
 demo: jars ## the main job for real: a simulated trio through Prefect, pilots and GATK to a joint VCF
 	@$(BIN)/pyanamo demo $(DEMO)
 
-test: jars ## unit and integration tests
-	@$(BIN)/python -m pyanamo_core.local.dynamodb
+test: ready ## unit and integration tests
 	@$(BIN)/pytest tests/unit tests/integration -m "not system and not chaos" $(PARALLEL) $(PYTEST)
 
 check: $(READY) ## style, types, arrows between packages, lock file
@@ -49,8 +52,7 @@ check: $(READY) ## style, types, arrows between packages, lock file
 	@PYTHONPATH=flows $(BIN)/lint-imports --no-cache
 	@$(BIN)/python .ci/lock.py check
 
-system: jars ## whole stacks: the demo, Prefect's server and worker, real data
-	@$(BIN)/python -m pyanamo_core.local.dynamodb
+system: ready ## whole stacks: the demo, Prefect's server and worker, real data
 	@$(BIN)/pytest tests -m system $(SYSTEM_PARALLEL) $(PYTEST)
 
 chaos: jars ## faults injected for minutes, and every interleaving of the ledger's moves (several GB of memory)

@@ -7,6 +7,7 @@ of your own from `unique_name`, and leave no misbehaviour planned (`misbehaving_
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import signal
 import time
@@ -37,6 +38,29 @@ KEPT = ("PYANAMO_GATK_CACHE", "PYANAMO_MAVEN_REPOSITORY")
 # Helpers of multiprocessing end with this very process, not before.
 HARMLESS = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")
 GRACE_SECONDS = 10.0
+
+
+# With several workers (pytest-xdist) the files that take long begin first: whichever begins last, ends last. A file that
+# is not listed is taken for one of middling length; `python .ci/seconds.py` writes the list anew from a run's reports.
+SECONDS = Path(__file__).with_name("seconds.txt")
+UNLISTED = {"unit": 1.0, "integration": 20.0, "system": 120.0}
+
+
+def _seconds_of_files() -> dict[str, float]:
+    lines = (line.split() for line in SECONDS.read_text().splitlines())
+    return {name: float(seconds) for seconds, name in lines}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Beside others, long files first (Makefile's `--no-loadscope-reorder` keeps that order); alone, as they stand."""
+    if not hasattr(config, "workerinput"):
+        return
+    known = _seconds_of_files()
+
+    def length(item: pytest.Item) -> float:
+        return known.get(item.path.name, UNLISTED.get(item.path.parent.name, 0.0))
+
+    items.sort(key=length, reverse=True)
 
 
 def _command_line(pid: int) -> bytes:
@@ -83,6 +107,24 @@ def no_real_aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def read_and_built_once() -> Iterator[None]:
+    """What each command in a process of its own reads and builds, thousands of commands in one process do once.
+
+    These are botocore's service models (40 ms of JSON for each client of each session) and the tree of our commands
+    (100 ms for each command that is typed). Neither changes, whatever a command does.
+    """
+    import typer.testing
+    from botocore.loaders import JSONFileLoader
+
+    read = JSONFileLoader().load_file
+    read_once = functools.cache(read)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", lambda _, path: read_once(path))
+        patch.setattr(typer.testing, "_get_command", functools.cache(typer.testing._get_command))
         yield
 
 
