@@ -40,6 +40,10 @@ class OutputThere(PyAnamoError):
     exit_code = 5
 
 
+class NothingToWrite(BadInput):
+    """--write puts the stack's lines into a workflow file, and there is none. Name it: pyanamo deploy FILE --write"""
+
+
 @dataclass(frozen=True)
 class Deployed:
     """What `deploy` did, or would do."""
@@ -66,6 +70,7 @@ class Destroyed:
 @command(
     example=(
         "pyanamo deploy --dry-run",
+        "pyanamo deploy workflow.yaml --write",
         "pyanamo deploy workflow.yaml --set SpotVcpus=512",
         "pyanamo deploy --set VpcId=vpc-0a1b --set Subnets=subnet-0a,subnet-0b --set Bucket=lab-results",
         "pyanamo deploy --for-admin --out for-admin",
@@ -91,6 +96,10 @@ def deploy(
         str | None,
         typer.Option("--account", metavar="ID", help="With --for-admin: the account; default: the credentials'."),
     ] = None,
+    write: Annotated[
+        bool,
+        typer.Option("--write", help="Put the lines that fit the stack into the workflow file; all else in it stays."),
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a thing is removed or replaced.")] = False,
 ) -> Told:
     """Make or update the stack on AWS: queues, machines, roles, bucket, image repository. Shows the change set first."""
@@ -100,6 +109,8 @@ def deploy(
     from pyanamo_core.stack.template import checked, read_template, template_text
 
     workflow = _workflow(context, file)
+    if write and workflow is None:
+        raise NothingToWrite()
     name = _stack_name(stack, workflow)
     text = template_text()
     told = checked((given_by(workflow) if workflow else {}) | _settings(setting or ()), read_template(text))
@@ -138,6 +149,8 @@ def deploy(
     from pyanamo_core.stack.given import lines_for
 
     outputs = dict(state.outputs) if state else {}
+    if write:
+        workflow = _write(context, file or context.folder / WORKFLOW_FILE, lines_for(outputs))
     done = Deployed(
         name,
         region,
@@ -169,6 +182,23 @@ def _stack_name(stack: str | None, workflow: Workflow | None) -> str:
     return stack or (stack_name(workflow) if workflow else DEFAULT_STACK)
 
 
+def _write(context: Context, file: Path, lines: str) -> Workflow:
+    """The workflow file with the stack's lines, as it is then. It changes as a whole or not at all."""
+    from pyanamo_core.stack.given import with_lines
+    from pyanamo_core.workflow_file import parse_workflow
+
+    before = file.read_text(encoding="utf-8-sig")
+    after = with_lines(before, lines)
+    workflow = parse_workflow(after, path=file)
+    if after != before:
+        beside = file.with_name(f".{file.name}.new")
+        beside.write_text(after, encoding="utf-8")
+        beside.chmod(file.stat().st_mode)
+        beside.replace(file)
+        context.say(f"put the stack's lines into {file}")
+    return workflow
+
+
 def _settings(told: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for one in told:
@@ -186,8 +216,13 @@ def _found(context: Context, stack: Stack, told: Mapping[str, str], workflow: Wo
     found: dict[str, str] = {}
     if workflow and "Bucket" not in told:
         named = workflow.buckets.results.removeprefix("s3://").partition("/")[0]
-        if bucket_exists(context.clients, named):
+        if exists := bucket_exists(context.clients, named):
             found["Bucket"] = named
+        elif exists is None:
+            context.say(
+                f"bucket {named} of the workflow file cannot be looked at (somebody else's, or s3:ListBucket is missing): "
+                f"it is not used; --set Bucket={named} uses it"
+            )
     found |= kept(context.clients, stack.name, {**told, **found})
     for name, value in found.items():
         context.say(f"{name} {value} exists and is used; nothing of that kind is made")

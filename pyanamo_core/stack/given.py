@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final, cast
 
 from pyanamo_core.errors import BadInput
 from pyanamo_core.workflow import Workflow
@@ -17,6 +17,10 @@ LONGEST_SECONDS: Final = 14 * 86_400
 
 class ResultsBare(BadInput):
     """`buckets: results: {results}` has no prefix. Roles are given below one: write e.g. {results}/pyanamo"""
+
+
+class LinesNotPut(BadInput):
+    """The workflow file has no `{field}` to put the stack's value into. Put the printed lines into it by hand."""
 
 
 def stack_name(workflow: Workflow) -> str:
@@ -90,6 +94,48 @@ def _earlier(workflow: Workflow, told: dict[str, str], results: str, open_bucket
 def on_demand_name(queue: str) -> str:
     """The on-demand queue's name beside the Spot queue's: `X_Queue` has `X_OnDemandQueue`."""
     return f"{queue.removesuffix('_Queue')}_OnDemandQueue"
+
+
+def with_lines(text: str, lines: str) -> str:
+    """A workflow file's text with these lines' values; comments and all else stay as they are.
+
+    Args:
+        lines: as `lines_for` gives them: fields with a value, or with fields of one level. What the text lacks is added
+            at its end.
+
+    Raises:
+        LinesNotPut: the text is no such file.
+    """
+    import yaml
+
+    told: dict[str, Any] = yaml.safe_load(lines)
+    puts: list[tuple[int, int, str]] = []
+    added: list[str] = []
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    for name, value in told.items():
+        node = _field(root, name)
+        if not isinstance(value, dict):
+            if node is None:
+                added.append(f"{name}: {value}\n")
+            else:
+                puts.append((node.start_mark.index, node.end_mark.index, str(value)))
+            continue
+        for below, one in cast("dict[str, Any]", value).items():
+            place = _field(node, below)
+            if place is None:
+                raise LinesNotPut(field=f"{name}: {below}")
+            puts.append((place.start_mark.index, place.end_mark.index, str(one)))
+    for start, end, value in sorted(puts, reverse=True):
+        text = text[:start] + (value if end > start else f" {value}") + text[end:]
+    if added and not text.endswith("\n"):
+        text += "\n"
+    return text + "".join(added)
+
+
+def _field(node: Any, name: str) -> Any:
+    """The node of a mapping's field, None if it has none."""
+    pairs: list[tuple[Any, Any]] = getattr(node, "value", []) if getattr(node, "id", "") == "mapping" else []
+    return next((value for key, value in pairs if key.value == name), None)
 
 
 def lines_for(outputs: Mapping[str, str]) -> str:

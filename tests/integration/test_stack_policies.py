@@ -6,7 +6,6 @@ evaluated with the policies that the stack made. Each principal has an access ke
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import os
@@ -16,22 +15,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from policy_support import Needed, allowed, listed, needs
+from guard_support import (
+    ACCOUNT,
+    ADMIN,
+    DEPLOYER,
+    DRIVER,
+    PILOT,
+    REGION,
+    jobs_of,
+    left_by,
+    log_lines,
+    objects_of,
+    policies_of,
+    recorded,
+)
+from policy_support import Needed, allowed, listed
 from typer.testing import CliRunner
 
 from pyanamo.main import app
 from pyanamo_core import driver
 from pyanamo_core.aws import Clients
 from pyanamo_core.local import LocalCloud, Options, down, up
-from pyanamo_core.local.container import ACCESS_KEY as PILOT
 from pyanamo_core.sheet import read_sheet
 from pyanamo_core.stack.admin import deployer_policy
 from pyanamo_core.workflow_file import read_workflow
 
 SECRET = "pnu_0planted0secret0of0prefect0"
-REGION = "us-east-1"
-ACCOUNT = "123456789012"
-DRIVER, DEPLOYER = "DRIVERSKEY", "DEPLOYERSKEY"
 SHEET = """\
 itemID|TaskID|TaskScript|TaskArgs
 good|probe|probe.py|small,cloudwatch,object
@@ -113,7 +122,7 @@ def played(cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Playe
 
 
 def play(cloud: LocalCloud, folder: Path, patch: pytest.MonkeyPatch) -> Played:
-    admin = Clients.with_keys("ADMINSKEY", "x", cloud.endpoint, REGION)
+    admin = Clients.with_keys(ADMIN, "x", cloud.endpoint, REGION)
     admin.client("s3").create_bucket(Bucket="reads")
     for key in ("cohort/sample", "reference/ref.txt"):
         admin.client("s3").put_object(Bucket="reads", Key=key, Body=b"ACGT")
@@ -154,38 +163,13 @@ def play(cloud: LocalCloud, folder: Path, patch: pytest.MonkeyPatch) -> Played:
     command("runs", "cancel", live, "--yes")
 
     played = Played()
-    seen = cloud.seen()
-    tags = {}
-    batch = admin.client("batch")
-    jobs = batch.list_jobs(jobQueue="Guarded_Queue", filters=[{"name": "JOB_NAME", "values": ["*"]}])["jobSummaryList"]
-    described = batch.describe_jobs(jobs=[job["jobId"] for job in jobs])["jobs"]
-    for job in described:
-        tags[job["jobId"]] = job["tags"].get("pyanamo", "")
-    for request in seen:
-        if request["key"] in (PILOT, DRIVER, DEPLOYER):
-            played.needed.setdefault(request["key"], []).extend(needs(request, ACCOUNT, REGION, tags))
-    iam = admin.client("iam")
+    played.needed = recorded(cloud, jobs_of(admin, "Guarded_Queue"))
     for key, output in ((PILOT, "JobRole"), (DRIVER, "DriverRole")):
-        role = outputs[output].rpartition("/")[2]
-        names = iam.list_role_policies(RoleName=role)["PolicyNames"]
-        told = [iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"] for name in names]
-        # moto keeps a role's inline policy as Python would print it.
-        played.policies[key] = [ast.literal_eval(one) if isinstance(one, str) else one for one in told]
+        played.policies[key] = policies_of(admin, outputs[output])
     played.policies[DEPLOYER] = [deployer_policy("Guarded", made["given"], ACCOUNT, REGION)]
-
-    played.left["submissions and overrides"] = json.dumps([described, [one["asked"] for one in seen]], default=str)
-    played.left["rows"] = json.dumps(rows(admin, "Guarded"), default=str)
-    played.left["logs"] = "\n".join(log_lines(admin))
-    s3, objects = admin.client("s3"), []
-    for one in s3.list_objects_v2(Bucket=outputs["Bucket"])["Contents"]:
-        body = s3.get_object(Bucket=outputs["Bucket"], Key=one["Key"])["Body"].read()
-        objects.append(body.decode("utf-8", "replace"))
-        if one["Key"].endswith("environment.txt"):
-            played.output = objects[-1]
-    played.left["objects"] = "\n".join(objects)
-    stack = admin.client("cloudformation").describe_stacks(StackName="Guarded")["Stacks"]
-    definitions = batch.describe_job_definitions(jobDefinitionName="Guarded_JobDef")["jobDefinitions"]
-    played.left["stack and job definition"] = json.dumps([stack, definitions], default=str)
+    played.left = left_by(cloud, admin, outputs["Bucket"], ["Guarded"], "Guarded", "Guarded_Queue")
+    told = objects_of(admin, outputs["Bucket"])
+    played.output = next(body for key, body in told.items() if key.endswith("environment.txt"))
     return played
 
 
@@ -193,20 +177,6 @@ def command(*words: str) -> Any:
     told = CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False)
     assert told.exit_code == 0, told.output
     return json.loads(told.stdout)
-
-
-def rows(clients: Clients, table: str) -> list[Any]:
-    pages = clients.client("dynamodb").get_paginator("scan").paginate(TableName=table)
-    return [row for page in pages for row in page["Items"]]
-
-
-def log_lines(clients: Clients) -> Iterator[str]:
-    logs = clients.client("logs")
-    for group in logs.describe_log_groups()["logGroups"]:
-        name = group["logGroupName"]
-        for stream in logs.describe_log_streams(logGroupName=name)["logStreams"]:
-            told = logs.get_log_events(logGroupName=name, logStreamName=stream["logStreamName"], startFromHead=True)
-            yield from (event["message"] for event in told["events"])
 
 
 @pytest.mark.parametrize("who", [PILOT, DRIVER, DEPLOYER])

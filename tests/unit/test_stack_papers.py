@@ -10,11 +10,13 @@ import pytest
 from typer.testing import CliRunner
 
 from pyanamo.main import app
+from pyanamo_core.resources import resource
 from pyanamo_core.stack.admin import ROLES, UNKNOWN_ACCOUNT, packet
-from pyanamo_core.stack.given import ResultsBare, given_by, lines_for, stack_name
+from pyanamo_core.stack.given import LinesNotPut, ResultsBare, given_by, lines_for, stack_name, with_lines
 from pyanamo_core.stack.life import STACK_NAME
 from pyanamo_core.stack.template import checked, read_template
 from pyanamo_core.workflow import Buckets, CohortSection, InputBucket, Reference, Workflow
+from pyanamo_core.workflow_file import parse_workflow
 
 PAGE_LINES = 75
 
@@ -165,3 +167,40 @@ def test_the_lines_for_the_workflow_file_are_yaml_of_it() -> None:
     outputs = {"Queue": "Q", "JobDefinition": "J", "Results": "s3://made/prefix", "LogGroup": "L"}
     told = yaml.safe_load(lines_for(outputs))
     assert told == {"queue": "Q", "job_definition": "J", "buckets": {"results": "s3://made/prefix"}, "log_group": "L"}
+
+
+def test_the_lines_are_put_into_a_file_whose_comments_stay() -> None:
+    # Given the worked example's file, with its comments
+    text = resource("deployments/haplotype_caller.yaml").read_text()
+    outputs = {"Queue": "Q", "JobDefinition": "J", "Results": "s3://made/prefix", "LogGroup": "HC-Logs-x"}
+    # When the lines of a stack are put into it, once or twice
+    after = with_lines(text, lines_for(outputs))
+    assert with_lines(after, lines_for(outputs)) == after
+    # Then these values are others, and every other line is as it was
+    told = parse_workflow(after)
+    assert (told.queue, told.job_definition, told.log_group) == ("Q", "J", "HC-Logs-x")
+    assert told.buckets.results == "s3://made/prefix"
+    assert told.buckets.inputs == parse_workflow(text).buckets.inputs
+    changed = [one for one, other in zip(text.splitlines(), after.splitlines(), strict=False) if one != other]
+    assert [line.split(":")[0].strip() for line in changed] == ["queue", "job_definition", "results", "log_group"]
+
+
+@pytest.mark.parametrize(
+    "buckets",
+    [
+        "buckets: {results: s3://aaa/b, logs: s3://logs/d}",
+        "buckets:\n  logs: s3://logs/d\n  results: s3://aaa/b # ours",
+    ],
+)
+def test_a_field_that_is_not_there_is_added_and_a_short_form_is_kept(buckets: str) -> None:
+    text = f"name: Calls\nqueue: q\njob_definition: d\n{buckets}"
+    lines = "queue: Q\nbuckets:\n  results: s3://made/prefix\nlog_group: L\n"
+    after = parse_workflow(with_lines(text, lines))
+    assert (after.queue, after.job_definition, after.log_group) == ("Q", "d", "L")
+    assert (after.buckets.results, after.buckets.logs) == ("s3://made/prefix", "s3://logs/d")
+
+
+def test_a_file_without_a_place_for_the_results_is_left_to_its_owner() -> None:
+    with pytest.raises(LinesNotPut, match="buckets: results"):
+        with_lines("name: Calls\nqueue:\n", "queue: Q\nbuckets:\n  results: s3://made/prefix\n")
+    assert with_lines("queue:\nname: x\n", "queue: Q\n") == "queue: Q\nname: x\n"
