@@ -155,7 +155,7 @@ class OverridesTooBig(BadInput):
 
 
 class SubmitRefused(Surroundings):
-    """Batch refused job {name} on queue {queue}: {reason}. See why with: pyanamo status"""
+    """Batch refused job {name} on queue {queue}: {reason}. See why with: pyanamo explain"""
 
 
 class SubmitThrottled(SubmitRefused):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import UTC, datetime
 
 
@@ -35,3 +36,8 @@ def listed(parts: list[str], limit: int = 5) -> str:
     """`a`, `a and b`, `a, b and c`; what is beyond the limit is counted."""
     shown = parts[:limit] + ([f"{len(parts) - limit} more"] if len(parts) > limit else [])
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}" if shown else ""
+
+
+def quoted(name: str) -> str:
+    """A name as one types it in a shell."""
+    return shlex.quote(name)

@@ -15,6 +15,7 @@ from pyanamo.progress import Bar
 from pyanamo.render import Told, cell, fields, short, span, table, when
 from pyanamo_core.errors import PyAnamoError, Refused
 from pyanamo_core.model import INTERRUPTIONS, Attempt, Cause, Definition, Item, Nest, State
+from pyanamo_core.words import quoted as quoted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -222,7 +223,7 @@ def _after_show(item: Item) -> str:
         return f"pyanamo results list {name}"
     if item.state is State.CANCELLED:
         return f"pyanamo items retry {name}"
-    return "pyanamo status" if item.state is State.LOCKED else "pyanamo run"
+    return f"pyanamo explain {name}" if item.state is State.LOCKED else "pyanamo run"
 
 
 # ---------------------------------------------------------------------------------------------------- moving
@@ -388,10 +389,3 @@ def shortened(value: str) -> str:
         return cell(value)
     half = (SHOWN_VALUES - 1) // 2
     return f"{value[:half]}…{value[-half:]}"
-
-
-def quoted(name: str) -> str:
-    """A name as one types it in a shell."""
-    import shlex
-
-    return shlex.quote(name)

@@ -216,6 +216,8 @@ def told_outcome(outcome: Outcome) -> Told:
         after = f"pyanamo watch {outcome.run.run_id}"
     elif counts.failed:
         after = "pyanamo items list --state failed"
+    elif outcome.outcome == "stopped":
+        after = f"pyanamo explain {outcome.run.run_id}"
     elif outcome.outcome != "completed":
         after = "pyanamo run"
     return Told(

@@ -105,7 +105,7 @@ def show(context: Context, run: RUN = None) -> Told:
         told,
         view=_show_view,
         quiet=[state_of(found)],
-        next=f"pyanamo watch {found.run_id}" if live else "pyanamo status",
+        next=f"pyanamo {'explain' if held_up else 'watch'} {found.run_id}" if live else "pyanamo status",
     )
 
 

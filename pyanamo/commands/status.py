@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pyanamo.commands.items import quoted
 from pyanamo.commands.runs import interrupted, interruptions
 from pyanamo.context import Context, command
 from pyanamo.render import Told, fields, share, short, size, span, table, when
-from pyanamo_core.model import Counts, PilotRecord, Run, State
+from pyanamo_core.fleet.failures import Failure, failures
+from pyanamo_core.model import Counts, PilotRecord, Run
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-LOOKED_AT = 200
-"""Failed items whose messages are looked at."""
-
 BEATS = 3
 """A pilot that has been silent for so many leases counts as gone."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A message with which items failed: how many of those looked at, and one of them."""
-
-    cause: str
-    message: str
-    items: int
-    example: str
 
 
 @dataclass(frozen=True)
@@ -72,7 +58,7 @@ def status(context: Context) -> Told:
         counts=counts,
         runs=runs,
         pilots=pilots,
-        failures=_failures(context) if counts.failed else [],
+        failures=failures(ledger) if counts.failed else [],
         obstacles=_obstacles(context, runs, {pilot.run_id for pilot in pilots}),
         interrupted=cut_short,
     )
@@ -98,21 +84,13 @@ def _obstacles(context: Context, runs: list[Run], at_work: set[str]) -> list[str
     return list(dict.fromkeys(told))
 
 
-def _failures(context: Context) -> list[Failure]:
-    seen: Counter[tuple[str, str]] = Counter()
-    example: dict[tuple[str, str], str] = {}
-    for item in islice(context.ledger.items(State.FAILED), LOOKED_AT):
-        key = (str(item.cause or ""), item.message)
-        seen[key] += 1
-        example.setdefault(key, item.item_id)
-    return [Failure(cause, message, count, example[cause, message]) for (cause, message), count in seen.most_common(5)]
-
-
 def _quiet(counts: Counts) -> list[str]:
     return [f"{name} {count}" for name, count in counts.model_dump().items()]
 
 
 def _next(told: Status) -> str:
+    if told.runs and told.obstacles:
+        return f"pyanamo explain {told.runs[0].run_id}"
     if told.runs:
         return f"pyanamo watch {told.runs[0].run_id}"
     if told.counts.failed:

@@ -9,23 +9,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from pyanamo_core.clock import SystemClock
 from pyanamo_core.errors import DefinitionMissing, PyAnamoError, QueueMissing
 from pyanamo_core.fleet.batch import Batch
+from pyanamo_core.fleet.ends import End, end_of
 from pyanamo_core.fleet.jobs import Definition, Environment, Job, Queue
 from pyanamo_core.fleet.plan import (
     DUE_SOON_SECONDS,
-    HANDED_BACK,
     Pilots,
     fresh_seconds,
+    leaving_cause,
     merged,
     sort_pilots,
     stop_for_set_up,
 )
-from pyanamo_core.fleet.reasons import DEPLOY, EXIT_CODES, INVALID, STARTING, UNKNOWN, WAITING, known
-from pyanamo_core.model import Counts, Mode, Run
+from pyanamo_core.fleet.reasons import DEPLOY, INVALID, WAITING, known
+from pyanamo_core.model import Cause, Counts, Mode, Run
 from pyanamo_core.protocols import Clock, Ledger
 from pyanamo_core.words import listed, number_of, span
 from pyanamo_core.workflow import Workflow
@@ -48,15 +49,7 @@ class Finding:
 
     @property
     def told(self) -> str:
-        return f"{self.subject}: {self.fact}" + (f". {self.advice}" if self.advice else "")
-
-
-class End(NamedTuple):
-    """How a pilot's job ended, and what that means."""
-
-    fact: str
-    advice: str
-    code: str
+        return f"{self.subject}: " + (f"{self.fact.removesuffix('.')}. {self.advice}" if self.advice else self.fact)
 
 
 @dataclass(frozen=True)
@@ -267,7 +260,7 @@ def _about_place(seen: Observation, place: Place) -> list[Finding]:
         return [Finding(name, "it does not exist", advice, "queue_missing")]
     found: list[Finding] = []
     if not place.queue.open:
-        reason = f" ({place.queue.status_reason})" if place.queue.status_reason else ""
+        reason = _reason(place.queue)
         advice = f"Enable it with: aws batch update-job-queue --job-queue {place.name} --state ENABLED"
         invalid = place.queue.state == "ENABLED"
         fact = f"it is {place.queue.state}, {place.queue.status}{reason}"
@@ -277,7 +270,7 @@ def _about_place(seen: Observation, place: Place) -> list[Finding]:
     usable: list[Environment] = []
     for one in place.environments:
         subject = f"compute environment {one.name}"
-        reason = f" ({one.status_reason})" if one.status_reason else ""
+        reason = _reason(one)
         if one.state != "ENABLED":
             command = f"aws batch update-compute-environment --compute-environment {one.name} --state ENABLED"
             fact = f"it is {one.state}{reason}"
@@ -292,6 +285,11 @@ def _about_place(seen: Observation, place: Place) -> list[Finding]:
     if waiting and usable and seen.definition is not None:
         found += _about_ceilings(seen, place, usable, seen.definition, waiting)
     return found
+
+
+def _reason(of: Queue | Environment) -> str:
+    """Why it is as it is; of what is VALID Batch says no more than that it is healthy."""
+    return f" ({of.status_reason})" if of.status_reason and of.status != "VALID" else ""
 
 
 def _about_ceilings(
@@ -359,6 +357,14 @@ def _about_pilots(seen: Observation) -> list[Finding]:
     if set_up := stop_for_set_up(seen.pilots):
         advice = "Pilots leave at once until it is put right."
         found.append(Finding("pilots", set_up, advice, "set_up"))
+    faults = [one for one in seen.pilots.ended if leaving_cause(one) == Cause.HOST_FAULT]
+    if faults and not seen.pilots.fresh:
+        fact = f"they left their hosts: {faults[-1].leaving.partition(':')[2].strip() or 'host_fault'}"
+        advice = (
+            "Batch starts such pilots again, on another host if it has one. If every host is like that, give them more"
+            f" room ({DEPLOY} --set ScratchGb=N) or see the pilots' logs."
+        )
+        found.append(Finding(number_of(len(faults), "pilot"), fact, advice, "host_fault"))
     gone = [one for one in seen.pilots.silent if one.holding]
     if gone:
         held = [item_id for one in gone for item_id in one.holding]
@@ -367,33 +373,6 @@ def _about_pilots(seen: Observation) -> list[Finding]:
         advice = "That comes back when the leases end; at once, if Batch says that they are gone, with: pyanamo recover"
         found.append(Finding(number_of(len(gone), "pilot"), fact, advice, "pilots_silent"))
     return found
-
-
-def end_of(job: Job) -> End:
-    """How a failed pilot ended, and what that means."""
-    if not job.attempts:
-        why = known(job.status_reason, (*STARTING, *WAITING))
-        advice = why.mend or "It never started: see the job definition's roles and image."
-        return End(job.status_reason or "no reason given", advice, why.code)
-    last = job.attempts[-1]
-    why = known(f"{last.reason} {last.status_reason} {job.status_reason}", STARTING)
-    if why.code == "host_terminated":
-        return End("its host was terminated", why.mend, why.code)
-    if why is not UNKNOWN:
-        fact = last.told if last.exit_code is not None else last.reason or last.status_reason
-        return End(fact, why.mend, why.code)
-    advice = EXIT_CODES.get(last.exit_code, "") if last.exit_code is not None else ""
-    return End(last.told, advice, f"exit_{last.exit_code}" if last.exit_code is not None else "unknown")
-
-
-def says_nothing_against(job: Job) -> bool:
-    """Did this failed pilot end in good order, by its host's end, or on request? Then it is no sign of a wrong set-up."""
-    if job.ended_by_us:
-        return True
-    if not job.attempts:
-        return False
-    last = job.attempts[-1]
-    return last.exit_code in HANDED_BACK or last.status_reason.startswith("Host EC2")
 
 
 def told(seen: Observation, limit: int = 2) -> str:

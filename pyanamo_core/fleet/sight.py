@@ -10,7 +10,7 @@ import logging
 import math
 from typing import Final
 
-from pyanamo_core.fleet import explain, plan
+from pyanamo_core.fleet import ends, plan
 from pyanamo_core.fleet.batch import Batch
 from pyanamo_core.fleet.jobs import ENDED, STARTED, Job
 from pyanamo_core.fleet.recover import Gone, Memory, find_gone, take_back
@@ -151,10 +151,10 @@ class Sight:
             if child.job_id in self._judged:
                 continue
             self._judged.add(child.job_id)
-            if child.job_id not in claimed and not explain.says_nothing_against(child):
+            if child.job_id not in claimed and not ends.says_nothing_against(child):
                 host = child.attempts[-1].host if child.attempts else ""
                 line = self._batch.last_log_line(child) if len(self._fruitless) < plan.FRUITLESS_HOSTS else ""
-                reason = explain.end_of(child)[0] + (f" — {line}" if line else "")
+                reason = ends.end_of(child)[0] + (f" — {line}" if line else "")
                 self._fruitless[child.job_id] = plan.Fruitless(host, reason)
 
     # ------------------------------------------------------------------------------------------ pilots

@@ -64,10 +64,27 @@ class Capacity:
         self._ceilings: dict[str, float] = {}
         self._hosts: dict[str, list[Host]] = {}
         self._used: defaultdict[str, float] = defaultdict(float)
+        self._invalid: dict[str, str] = {}
 
     def set_ceiling(self, environment: str, max_vcpus: float) -> None:
         """UpdateComputeEnvironment's maxvCpus, by name or ARN (moto takes the call and changes nothing)."""
         self._ceilings[environment.rpartition("/")[2]] = max_vcpus
+
+    def set_invalid(self, environment: str, reason: str) -> None:
+        """An environment (by name or ARN) becomes INVALID for this reason and starts nothing; an empty one mends it."""
+        self._invalid[environment.rpartition("/")[2]] = reason
+
+    def corrected(self, told: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Environments of DescribeComputeEnvironments with the ceilings and the faults that moto does not know."""
+        found: list[dict[str, Any]] = []
+        for one in told:
+            name, own = str(one["computeEnvironmentName"]), dict(one)
+            if name in self._ceilings and "computeResources" in own:
+                own["computeResources"] = {**own["computeResources"], "maxvCpus": int(self._ceilings[name])}
+            if reason := self._invalid.get(name):
+                own |= {"status": "INVALID", "statusReason": reason}
+            found.append(own)
+        return found
 
     def set_hosts(self, environment: str, hosts: Sequence[Mapping[str, Any]]) -> None:
         """Name the hosts of an environment (by ARN): `vcpus` and `environment` of each; none: as many as jobs, made up."""
@@ -84,7 +101,9 @@ class Capacity:
         """Room for a job in the queue's environments, in their order; None if there is none now."""
         for arn in queue.environments:
             environment = environments.get(arn)
-            if environment is None or not environment.enabled or self._used[arn] + vcpus > self._ceiling(environment):
+            if environment is None or not environment.enabled or self._invalid.get(environment.name):
+                continue
+            if self._used[arn] + vcpus > self._ceiling(environment):
                 continue
             host = self._host(arn, vcpus)
             if host is not None:

@@ -158,6 +158,14 @@ class LocalCloud:
         """Let a held queue go on."""
         self.misbehave("release", queue=queue)
 
+    def invalidate(self, environment: str, reason: str = "") -> None:
+        """Make a compute environment INVALID for this reason, so that it starts nothing; an empty one mends it."""
+        self.misbehave("invalid", environment=environment, reason=reason)
+
+    def refuse_to_start(self, queue: str, reason: str = "") -> None:
+        """Let a queue's containers fail to start (`CannotPullContainerError: …`); an empty reason mends it."""
+        self.misbehave("unstartable", queue=queue, reason=reason)
+
     def throttle(self, service: str, operation: str = "", times: int = 1) -> None:
         """Refuse the next calls as the service does when there are too many (-1: until `behave`)."""
         self.misbehave("throttle", service=service, operation=operation, times=times)

@@ -69,6 +69,8 @@ class Line:
     queue: Queue
     waiting: deque[Job] = field(default_factory=deque[Job])
     held: str = ""
+    unstartable: str = ""
+    """Why no container of this queue starts; empty: they do."""
 
 
 class Runner(Protocol):
@@ -287,6 +289,22 @@ class Engine:
                 job.status_reason = reason
             self._start_what_fits()
 
+    def set_invalid(self, environment: str, reason: str) -> None:
+        """A compute environment becomes INVALID for this reason; an empty one makes it VALID again."""
+        with self._lock:
+            self._capacity.set_invalid(environment, reason)
+            self._start_what_fits()
+
+    def refuse_to_start(self, queue_arn: str, reason: str) -> None:
+        """Containers of this queue fail to start for this reason (`CannotPullContainerError: …`); an empty one mends it."""
+        with self._lock:
+            self._lines[queue_arn].unstartable = reason
+
+    def corrected(self, environments: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Compute environments as DescribeComputeEnvironments tells them, with what only we know."""
+        with self._lock:
+            return self._capacity.corrected(environments)
+
     def running_name(self, name: str) -> Running | None:
         """The attempt that runs under this container name (its host's metadata are asked for)."""
         with self._lock:
@@ -339,9 +357,9 @@ class Engine:
                         job.status_reason = TOO_BIG
                     break
                 line.waiting.popleft()
-                self._start(job, place)
+                self._start(job, place, line.unstartable)
 
-    def _start(self, job: Job, place: Place) -> None:
+    def _start(self, job: Job, place: Place, unstartable: str = "") -> None:
         plan, name = job.plan, uuid.uuid4().hex
         attempt = Attempt(self._now(), f"{plan.log_prefix}/default/{name}", host=place.host.instance)
         folder = self._home / "jobs" / name
@@ -353,6 +371,10 @@ class Engine:
         job.attempts.append(attempt)
         job.status, job.status_reason = "STARTING", ""
         self._running[name] = self._by_job[job.job_id] = running
+        if unstartable:
+            running.left = True
+            self._ends.put((running, 1, unstartable))
+            return
         told = (job, len(job.attempts), len(array.children) if array else 1, name, self._endpoint)
         ours = {"AWS_BATCH_CE_NAME": place.name} | dict(place.host.environment)
         if isinstance(self._processes, Containers):

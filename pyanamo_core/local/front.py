@@ -102,6 +102,8 @@ class Front:
         return answer
 
     def _answer(self, call: Call, region: str, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if call.service == "batch" and call.operation == "describecomputeenvironments":
+            return self._environments(environ, start_response)
         if call.service == "batch" and call.operation in _BATCH_JOB_CALLS:
             return self._batch_call(_BATCH_JOB_CALLS[call.operation], call, region, environ, start_response)
         if call.service == "dynamodb" and self._dynamodb is not None:
@@ -127,6 +129,22 @@ class Front:
             elif call.operation == "DeleteStack":
                 stacks.after_delete(self._clients(region), made)
         return body
+
+    def _environments(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """DescribeComputeEnvironments: moto's answer, with the ceilings and faults that the engine knows."""
+        said: list[tuple[str, list[tuple[str, str]]]] = []
+
+        def keep(status: str, headers: list[tuple[str, str]], *_: Any) -> Any:
+            said.append((status, headers))
+
+        with self._locks["batch"]:
+            body = b"".join(self._moto(environ, keep))
+        if not said[0][0].startswith("200"):
+            start_response(*said[0])
+            return [body]
+        told = cast("dict[str, Any]", json.loads(body))
+        told["computeEnvironments"] = self._engine.corrected(told["computeEnvironments"])
+        return _send(start_response, 200, {"Content-Type": "application/json"}, json.dumps(told).encode())
 
     def _batch_call(
         self, operation: str, call: Call, region: str, environ: Environ, start_response: StartResponse
@@ -221,6 +239,11 @@ class Front:
         elif kind == "hosts":
             queue = self._batch.queue(told["queue"], told.get("region") or self._region)
             self._engine.set_hosts(queue.arn, told["hosts"])
+        elif kind == "invalid":
+            self._engine.set_invalid(told["environment"], told.get("reason", ""))
+        elif kind == "unstartable":
+            queue = self._batch.queue(told["queue"], told.get("region") or self._region)
+            self._engine.refuse_to_start(queue.arn, told.get("reason", ""))
         elif kind in ("hold", "release"):
             queue = self._batch.queue(told["queue"], told.get("region") or self._region)
             reason = told.get("reason") or "CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY - no capacity"

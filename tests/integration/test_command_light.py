@@ -59,7 +59,7 @@ def test_checking_a_sheet_needs_no_aws(tmp_path: object) -> None:
     assert modules.isdisjoint(HEAVY)
 
 
-def test_status_loads_neither_prefect_nor_moto(
+def test_status_and_explain_load_neither_prefect_nor_moto(
     local_cloud: LocalCloud, cloud_clients: Clients, unique_name: str
 ) -> None:
     # Given a table with a workflow, and an address of Prefect in the environment
@@ -70,14 +70,15 @@ def test_status_loads_neither_prefect_nor_moto(
     create_table(cloud_clients, unique_name)
     plan = Workflow(name=unique_name, queue="Q", job_definition="D", buckets=Buckets(results="s3://bucket/x"))
     Ledger(cloud_clients, unique_name, rules=plan.rules).add_workflow(plan)
-    # When its status is asked for
-    code, modules = loaded_by(
-        "status", "--table", unique_name, **local_cloud.environment(), PREFECT_API_URL="http://127.0.0.1:9/api"
-    )
-    # Then boto3 was needed, and nothing else
-    assert code == 0
-    assert "boto3" in modules
-    assert modules.isdisjoint({"moto", "prefect", "pysam", "pyanamo_flows"})
+    # When its status, or an explanation, is asked for
+    for asked in ("status", "explain"):
+        code, modules = loaded_by(
+            asked, "--table", unique_name, **local_cloud.environment(), PREFECT_API_URL="http://127.0.0.1:9/api"
+        )
+        # Then boto3 was needed, and nothing else
+        assert code == 0
+        assert "boto3" in modules
+        assert modules.isdisjoint({"moto", "prefect", "pysam", "pyanamo_flows"})
 
 
 def test_ctrl_c_while_modules_are_loaded_ends_the_command_quietly(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 from fleet_support import Scene
 
 from pyanamo_core import driver
-from pyanamo_core.fleet.explain import Observation, Place, end_of, findings, says_nothing_against
+from pyanamo_core.fleet.ends import end_of, says_nothing_against
+from pyanamo_core.fleet.explain import Observation, Place, findings
 from pyanamo_core.fleet.jobs import Attempt, Definition, Environment, Job, Queue
 from pyanamo_core.fleet.plan import Pilots
 from pyanamo_core.model import Counts, Mode, PilotRecord, Run, Submission
@@ -195,6 +196,15 @@ def test_silent_pilots_and_what_they_hold_are_told():
     (found,) = findings(replace(GOOD, run=WATCHED, pilots=Pilots(silent=silent), now=700.0))
     assert found.told.startswith("1 pilot: silent (last beat 10m00s ago), they hold A and B. That comes back when")
     assert "pyanamo recover" in found.advice
+
+
+def test_hosts_that_pilots_left_are_told_while_no_pilot_works():
+    left = PilotRecord(pilot_id="p", host="h", ended=5.0, leaving="host_fault: no space left on /scratch")
+    seen = replace(GOOD, run=WATCHED, pilots=Pilots(ended=(left,)), now=700.0)
+    (found,) = findings(seen)
+    assert (found.code, found.fact) == ("host_fault", "they left their hosts: no space left on /scratch")
+    assert "--set ScratchGb=N" in found.advice
+    assert findings(replace(seen, pilots=Pilots(fresh=(PilotRecord(pilot_id="q"),), ended=(left,)))) == []
 
 
 def test_a_set_up_that_pilots_found_wrong_is_told():

@@ -65,3 +65,20 @@ def test_a_job_above_every_ceiling_is_too_big_and_a_ceiling_of_zero_is_a_queue_s
     capacity.set_ceiling(ENVIRONMENT.arn, 0)
     assert not capacity.is_too_big(QUEUE, KNOWN, 8)
     assert capacity.take(QUEUE, KNOWN, 1) is None
+
+
+def test_an_invalid_environment_starts_nothing_until_it_is_mended_and_is_told_with_its_reason():
+    # Given an environment that is INVALID, and whose ceiling was changed, of which moto knows nothing
+    capacity = Capacity()
+    capacity.set_ceiling(ENVIRONMENT.arn, 2)
+    capacity.set_invalid("one", "CLIENT_ERROR - no role")
+    moto = {"computeEnvironmentName": "one", "status": "VALID", "computeResources": {"maxvCpus": 4, "minvCpus": 0}}
+    # Then nothing starts there, and it is told
+    assert capacity.take(QUEUE, KNOWN, 1) is None
+    (told,) = capacity.corrected([moto])
+    assert (told["status"], told["statusReason"]) == ("INVALID", "CLIENT_ERROR - no role")
+    assert told["computeResources"] == {"maxvCpus": 2, "minvCpus": 0}
+    # When it is mended
+    capacity.set_invalid(ENVIRONMENT.arn, "")
+    assert capacity.take(QUEUE, KNOWN, 1) is not None
+    assert capacity.corrected([moto])[0]["status"] == "VALID"
