@@ -129,6 +129,11 @@ def needs(request: Mapping[str, Any], account: str, region: str, job_tags: Mappi
         if operation == "DescribeLogGroups":
             return [Needed(f"logs:{operation}", f"arn:aws:logs:{place}:log-group:*")]
         return [Needed(f"logs:{operation}", f"arn:aws:logs:{place}:log-group:{group}{streams or ':'}")]
+    if service == "application-autoscaling":
+        if operation.startswith("Describe"):
+            return [Needed(f"{service}:{operation}", "*")]
+        facts = {f"{service}:service-namespace": str(asked["ServiceNamespace"])}
+        return [Needed(f"{service}:{operation}", f"arn:aws:{service}:{place}:scalable-target/0a1b", facts)]
     if service == "cloudformation":
         name = asked.get("StackName", "").partition(":stack/")[2] or f"{asked.get('StackName', '')}/0"
         return [Needed(f"cloudformation:{operation}", f"arn:aws:cloudformation:{place}:stack/{name}")]

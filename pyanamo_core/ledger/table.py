@@ -1,4 +1,4 @@
-"""The table itself: made, described, warmed up and deleted here and nowhere else (no stack owns it)."""
+"""The table itself: made, described and deleted here and nowhere else (no stack owns it)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ _log = logging.getLogger(__name__)
 
 _KEYS: Final = [(x.HASH, "HASH"), (x.RANGE, "RANGE")]
 _INDEX_KEYS: Final = [(x.QUEUE, "HASH"), (x.DUE, "RANGE")]
-_EMULATORS_LACK: Final = frozenset({"UnknownOperationException", "UnknownOperation", "NotImplemented", "501"})
+EMULATORS_LACK: Final = frozenset(
+    {"UnknownOperationException", "UnknownOperation", "InvalidAction", "NotImplemented", "501"}
+)
 
 
 @dataclass(frozen=True)
@@ -130,9 +132,27 @@ def _where_it_exists(what: str, table: str) -> Any:
     try:
         yield
     except Exception as error:
-        if code_of(error) not in _EMULATORS_LACK:
+        if code_of(error) not in EMULATORS_LACK:
             raise
         _log.info("The endpoint of table %s does not know %s.", table, what)
+
+
+def table_as_described(clients: Clients, name: str) -> dict[str, Any] | None:
+    """DescribeTable's answer; None if there is no table.
+
+    Raises:
+        ForeignTable: it is no ledger.
+    """
+    client = clients.client("dynamodb")
+    with explained("dynamodb", "DescribeTable"):
+        try:
+            told: dict[str, Any] = client.describe_table(TableName=name)["Table"]
+        except client.exceptions.ResourceNotFoundException:
+            return None
+    reason = why_foreign(told)
+    if reason:
+        raise ForeignTable(table=name, reason=reason)
+    return told
 
 
 def describe_table(clients: Clients, name: str) -> TableInfo | None:
@@ -141,15 +161,9 @@ def describe_table(clients: Clients, name: str) -> TableInfo | None:
     Raises:
         ForeignTable: it is no ledger.
     """
-    client = clients.client("dynamodb")
-    with explained("dynamodb", "DescribeTable"):
-        try:
-            told = client.describe_table(TableName=name)["Table"]
-        except client.exceptions.ResourceNotFoundException:
-            return None
-    reason = why_foreign(told)
-    if reason:
-        raise ForeignTable(table=name, reason=reason)
+    told = table_as_described(clients, name)
+    if told is None:
+        return None
     created = told.get("CreationDateTime")
     return TableInfo(
         name=name,
@@ -161,18 +175,6 @@ def describe_table(clients: Clients, name: str) -> TableInfo | None:
         deletion_protection=bool(told.get("DeletionProtectionEnabled")),
         created=created.timestamp() if created else 0.0,
     )
-
-
-def warm_table(clients: Clients, name: str, *, writes_per_second: int, reads_per_second: int) -> None:
-    """Prepare table and index for a big import (AWS bills a raise once; it is never lowered)."""
-    warm = {"ReadUnitsPerSecond": reads_per_second, "WriteUnitsPerSecond": writes_per_second}
-    client = clients.client("dynamodb")
-    with explained("dynamodb", "UpdateTable"):
-        client.update_table(
-            TableName=name,
-            WarmThroughput=warm,
-            GlobalSecondaryIndexUpdates=[{"Update": {"IndexName": x.INDEX, "WarmThroughput": warm}}],
-        )
 
 
 def delete_table(clients: Clients, name: str, *, wait: bool = True) -> bool:

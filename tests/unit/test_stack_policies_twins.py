@@ -33,6 +33,11 @@ LOGS = "arn:aws:logs:eu-west-1:111122223333:log-group:"
 ROLE = "arn:aws:iam::111122223333:role/"
 ECS_MANAGED = "arn:aws:iam::aws:policy/service-role/AmazonEC2ContainerServiceforEC2Role"
 HERE = {"aws:ResourceAccount": "111122223333", "aws:RequestedRegion": "eu-west-1"}
+SCALED = "arn:aws:application-autoscaling:eu-west-1:111122223333:scalable-target/0a1b"
+SCALES = "application-autoscaling:service-namespace"
+ALARM = "arn:aws:cloudwatch:eu-west-1:111122223333:alarm:"
+SCALER_NAME = "dynamodb.application-autoscaling.amazonaws.com"
+SCALER = f"aws-service-role/{SCALER_NAME}/AWSServiceRoleForApplicationAutoScaling_DynamoDBTable"
 TASKS = {"iam:PassedToService": "ecs-tasks.amazonaws.com"}
 
 
@@ -72,6 +77,30 @@ TWINS: dict[str, tuple[str, Needed, str, Needed]] = {
         Needed("dynamodb:UpdateTable", TABLE + "Calls"),
         DRIVER,
         Needed("dynamodb:DeleteTable", TABLE + "Calls"),
+    ),
+    "scaling something that is no table": (
+        DRIVER,
+        Needed("application-autoscaling:RegisterScalableTarget", SCALED, {SCALES: "dynamodb"}),
+        DRIVER,
+        Needed("application-autoscaling:RegisterScalableTarget", SCALED, {SCALES: "ecs"}),
+    ),
+    "scaling from a pilot": (
+        DRIVER,
+        Needed("application-autoscaling:PutScalingPolicy", SCALED, {SCALES: "dynamodb"}),
+        PILOT,
+        Needed("application-autoscaling:PutScalingPolicy", SCALED, {SCALES: "dynamodb"}),
+    ),
+    "somebody's alarm": (
+        DRIVER,
+        Needed("cloudwatch:DeleteAlarms", ALARM + "TargetTracking-table/Calls/index/by-queue-AlarmHigh-0a1b"),
+        DRIVER,
+        Needed("cloudwatch:DeleteAlarms", ALARM + "TargetTracking-table/Trials-AlarmHigh-0a1b"),
+    ),
+    "a role of AWS's own for another service": (
+        DRIVER,
+        Needed("iam:CreateServiceLinkedRole", ROLE + SCALER, {"iam:AWSServiceName": SCALER_NAME}),
+        DRIVER,
+        Needed("iam:CreateServiceLinkedRole", ROLE + SCALER, {"iam:AWSServiceName": "ecs.amazonaws.com"}),
     ),
     "results of another table": (
         PILOT,
