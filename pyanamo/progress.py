@@ -85,6 +85,10 @@ class Bar:
         sys.stderr.flush()
 
 
+SHOWN_DOLLARS = 0.01
+"""Less is not shown."""
+
+
 class RunDisplay(Bar):
     """A run while it goes on; `update_run` takes the driver's Progress."""
 
@@ -106,7 +110,12 @@ class RunDisplay(Bar):
         if progress.note and progress.note != self._note and self._shown:
             self._note = progress.note
             self._say(progress.note)
-        self.update(finished, counts.total, f"{states}, {pilots}{pace}")
+        spent = ""
+        if progress.spending is not None and progress.spending.high >= SHOWN_DOLLARS:
+            from pyanamo_core.cost.ranges import Range, dollars
+
+            spent = f", {dollars(Range(progress.spending.low, progress.spending.high))} of machines"
+        self.update(finished, counts.total, f"{states}, {pilots}{pace}{spent}")
 
     def _say(self, text: str) -> None:
         if self._live is not None:

@@ -15,12 +15,13 @@ import re
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyanamo_core.aws import Clients, code_of, explain, is_aws_error
 from pyanamo_core.clock import SystemClock
+from pyanamo_core.cost.prices import Prices, price_list
 from pyanamo_core.errors import (
     AccessDenied,
     AwsMissing,
@@ -37,7 +38,7 @@ from pyanamo_core.fleet.progress import Outcome, Progress
 from pyanamo_core.fleet.recover import RecoverReport, recover
 from pyanamo_core.fleet.submit import Patience
 from pyanamo_core.fleet.watch import Watch
-from pyanamo_core.model import Limits, Mode, Run
+from pyanamo_core.model import Limits, Mode, Run, VcpuHour
 from pyanamo_core.protocols import Clock, Ledger
 from pyanamo_core.revision import check_version
 from pyanamo_core.scripts import publish_scripts
@@ -157,6 +158,9 @@ def begin(
     prefect_api_url: str = "",
     prefect_detail: str = "auto",
     max_failures: int | None = None,
+    max_dollars: float | None = None,
+    vcpu_hour: VcpuHour | None = None,
+    only: Sequence[str] = (),
     clock: Clock | None = None,
 ) -> Run:
     """Store a new run, or give back the one of this id that is live already.
@@ -164,7 +168,9 @@ def begin(
     Args:
         version: of the workflow in the table, pinned by the run.
         run_id: a flow run's id; None makes a UUID.
-        pilots, max_failures: None takes the workflow's.
+        pilots, max_failures, max_dollars: None takes the workflow's.
+        vcpu_hour: what a vCPU costs; None takes the built-in prices of us-east-1.
+        only: item ids of a canary; its pilots claim no others.
         prefect_api_url: the address that pilots use; empty: they do without Prefect.
 
     Raises:
@@ -180,6 +186,9 @@ def begin(
     )
     if standing is not None and pilots is None and max_failures is None:
         limits = standing.limits
+    dollars = max_dollars if max_dollars is not None else workflow.budgets.max_dollars
+    if standing is not None:
+        dollars, only = standing.max_dollars if max_dollars is None else dollars, only or standing.only
     return ledger.begin_run(
         Run(
             run_id=run_id or str(uuid.uuid4()),
@@ -187,12 +196,21 @@ def begin(
             revision=workflow.revision,
             token=_token(workflow.name),
             limits=limits,
+            max_dollars=dollars,
+            vcpu_hour=vcpu_hour or vcpu_hour_of(price_list()),
+            only=tuple(only),
             started=(clock or SystemClock()).now(),
             prefect_api_url=prefect_api_url,
             flow_run_id=flow_run_id,
             prefect_detail=prefect_detail,
         )
     )
+
+
+def vcpu_hour_of(prices: Prices) -> VcpuHour:
+    """What a run's row needs of a list of prices."""
+    spot, on_demand = prices.spot_vcpu_hour.dollars, prices.on_demand_vcpu_hour.dollars
+    return VcpuHour(spot=(spot.low, spot.high), on_demand=(on_demand.low, on_demand.high))
 
 
 def _standing(ledger: Ledger, run_id: str) -> Run | None:

@@ -395,6 +395,13 @@ class Limits(Value):
     items_per_pilot: int = 1
 
 
+class VcpuHour(Value):
+    """Dollars of a vCPU for an hour, least and most, as they were known when a run began."""
+
+    spot: tuple[float, float]
+    on_demand: tuple[float, float]
+
+
 class Run(Value):
     """One execution of a workflow: fan-out to completion."""
 
@@ -407,6 +414,11 @@ class Run(Value):
     token: str
     """Prefix of its Batch job names."""
     limits: Limits = Limits()
+    max_dollars: float | None = None
+    """Its pilots' machines may cost so much; its watcher then drains it (fleet/spending.py)."""
+    vcpu_hour: VcpuHour | None = None
+    only: tuple[str, ...] = ()
+    """A canary: it works on these items only. Empty: on all of the table."""
     min_pilot: str = ""
     submissions: tuple[Submission, ...] = ()
     watcher: str = ""

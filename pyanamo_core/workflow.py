@@ -66,6 +66,8 @@ class Budgets(Value):
     tries: int = Field(default=3, ge=1, le=100)
     interruptions: int = Field(default=10, ge=1, le=1000)
     max_failures: int | None = Field(default=None, ge=1)
+    max_dollars: float | None = Field(default=None, gt=0)
+    """What the machines of one run may cost; its watcher then drains it."""
     first_items: int = Field(default=10, ge=1, le=1000)
     """If the first so many items all fail with one message and none is done, claiming stops."""
     retry_delay_seconds: float = Field(default=60.0, ge=0)

@@ -122,6 +122,12 @@ def _held_up(context: Context, run: Run) -> list[str]:
     return [one.told for one in found]
 
 
+def _stops_at(run: Run) -> list[str]:
+    """What ends the run before its items are done."""
+    failures = [f"{run.limits.max_failures} failed items"] if run.limits.max_failures else []
+    return failures + ([f"${run.max_dollars:,.2f} of machines"] if run.max_dollars is not None else [])
+
+
 def _show_view(told: RunView) -> RenderableType:
     from rich.console import Group
 
@@ -135,7 +141,8 @@ def _show_view(told: RunView) -> RenderableType:
         "ended": when(run.ended),
         "took": took(run),
         "pilots": f"at most {run.limits.max_pilots}, {run.limits.items_per_pilot} item(s) at a time each",
-        "stops at": f"{run.limits.max_failures} failed items" if run.limits.max_failures else "",
+        "stops at": " or ".join(_stops_at(run)),
+        "only": " ".join(run.only),
         "watched by": run.watcher if run.ended is None else "",
         "Prefect": run.prefect_api_url,
         "flow run": run.flow_run_id,

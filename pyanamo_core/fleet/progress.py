@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from pyanamo_core.fleet.spending import Spending
 from pyanamo_core.model import Counts, Run
 
 RATE_SECONDS: Final = 600.0
@@ -28,6 +29,8 @@ class Progress:
     """Until the last item is finished at this rate; None without one."""
     note: str = ""
     """What a person should know: why nothing runs, who else watches."""
+    spending: Spending | None = None
+    """What its machines have cost so far; None where the run's row holds no prices."""
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,11 @@ Items imported meanwhile, or taken out of a finished state by a user, show at th
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Final
 
-from pyanamo_core.model import FINISHED, Counts, State
+from pyanamo_core.model import FINISHED, Counts, Item, State
 from pyanamo_core.protocols import Clock, Ledger
 
 FEW: Final = 2000
@@ -73,5 +75,40 @@ class Tally:
         }
         return counts
 
+    def claimable(self, *, within_seconds: float) -> int:
+        """Items that a pilot could claim now or within so many seconds."""
+        return self._ledger.claimable(within_seconds=within_seconds)
+
     def _finished(self, state: State) -> int:
         return max(0, self._before_mark[state]) + self._ledger.count(state, since=self._mark)
+
+
+class ChosenTally:
+    """The same of the few items of a canary, by their rows: each poll reads every one.
+
+    Args:
+        item_ids: those that the run's row names.
+    """
+
+    def __init__(self, ledger: Ledger, clock: Clock, item_ids: Sequence[str]) -> None:
+        self._ledger, self._clock, self._item_ids = ledger, clock, tuple(item_ids)
+        self._items: list[Item] = []
+
+    def counts(self) -> Counts:
+        """The chosen items by state now."""
+        self._items = [self._ledger.item(each) for each in self._item_ids]
+        return Counts(**Counter(item.state.value for item in self._items))
+
+    def whole(self) -> Counts:
+        """The same: nothing is put together here."""
+        return self.counts()
+
+    def claimable(self, *, within_seconds: float) -> int:
+        """Of these, items that a pilot could claim now or within so many seconds; by what `counts` saw."""
+        now = self._clock.now()
+        return sum(
+            item.state is State.TODO
+            or (item.state is State.WAITING and (item.due or 0.0) <= now + within_seconds)
+            or (item.state is State.LOCKED and (item.lease_end or 0.0) <= now)
+            for item in self._items or map(self._ledger.item, self._item_ids)
+        )

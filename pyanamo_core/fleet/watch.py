@@ -22,8 +22,9 @@ from pyanamo_core.fleet.batch import Batch, passes
 from pyanamo_core.fleet.ending import REPEAT_SECONDS, Ender
 from pyanamo_core.fleet.progress import Outcome, Progress, Rate
 from pyanamo_core.fleet.sight import Sight
+from pyanamo_core.fleet.spending import Spending, hand_back_for_dollars, spending, stop_for_dollars
 from pyanamo_core.fleet.submit import Patience, Submitter
-from pyanamo_core.fleet.tally import Tally
+from pyanamo_core.fleet.tally import ChosenTally, Tally
 from pyanamo_core.model import Counts, Mode, Run
 from pyanamo_core.protocols import Clock, Ledger
 from pyanamo_core.workflow import Workflow
@@ -81,7 +82,7 @@ class Watch:
             patience=self._patience,
         )
         self._on_progress, self._stop = on_progress, stop or threading.Event()
-        self._tally = Tally(ledger, self._clock)
+        self._tally: Tally | ChosenTally = Tally(ledger, self._clock)
         self._sight = Sight(ledger, self._batch, self._clock, workflow, self._patience)
         self._ender = Ender(self._batch, self._sight, self._clock)
         self._told_callback_failure = False
@@ -163,7 +164,7 @@ class Watch:
                 return run or self._ledger.run(self._run_id)
             self._sight.look_at_jobs(run)
             self._sight.refresh_pilots(run, force=True)
-            run = self._top_up(run, self._ledger.claimable(within_seconds=plan.DUE_SOON_SECONDS), refused=None)
+            run = self._top_up(run, self._tally.claimable(within_seconds=plan.DUE_SOON_SECONDS), refused=None)
             while self._submitter.is_open(run) and not self._pause(self._poll_seconds):
                 renewed = self._take()
                 if renewed is None:
@@ -203,7 +204,14 @@ class Watch:
     def _take(self) -> Run | None:
         lease = max(LEASE_MIN_SECONDS, LEASE_POLLS * self._poll_seconds)
         self._held = self._ledger.take_watch(self._run_id, self._watcher, lease)
+        if self._held is not None:
+            self._count_for(self._held)
         return self._held
+
+    def _count_for(self, run: Run) -> None:
+        """A canary's watcher counts the items that it was given."""
+        if run.only and isinstance(self._tally, Tally):
+            self._tally = ChosenTally(self._ledger, self._clock, run.only)
 
     # ------------------------------------------------------------------------------------------ one poll
 
@@ -277,6 +285,7 @@ class Watch:
     def _look_on(self) -> Outcome | None:
         """Another watcher holds the run."""
         run = self._ledger.run(self._run_id)
+        self._count_for(run)
         if run.ended is not None:
             return self._outcome(run, self._tally.whole())
         counts = self._tally.counts()
@@ -300,6 +309,7 @@ class Watch:
             rate_per_second=self._rate.per_second,
             eta_seconds=self._rate.eta_seconds(counts.open),
             note="; ".join(self._notes),
+            spending=self._spending(run),
         )
         try:
             self._on_progress(progress)
@@ -328,9 +338,11 @@ class Watch:
 
         wanted = plan.most_claimable(run.limits, live, min(live, self._sight.pilots.leaving))
         claimable = (
-            counts.todo if counts.todo >= wanted else self._ledger.claimable(within_seconds=plan.DUE_SOON_SECONDS)
+            counts.todo if counts.todo >= wanted else self._tally.claimable(within_seconds=plan.DUE_SOON_SECONDS)
         )
         self._needed = claimable > 0
+        if claimable and (reason := stop_for_dollars(run, self._spending(run))):
+            return self._halt(reason), False
         self._unclaimable_polls = 0 if claimable else self._unclaimable_polls + 1
         if self._unclaimable_polls >= EMPTY_POLLS:
             self._ender.cancel_waiting(run, "nothing is left to claim")
@@ -350,7 +362,7 @@ class Watch:
             live=live,
             max_pilots=run.limits.max_pilots,
         )
-        if pilots == 0:
+        if pilots == 0 or stop_for_dollars(run, self._spending(run)):
             return run
         now = self._clock.monotonic()
         rounds = self._rounds + 1 if live == 0 and self._top_up_mark == self._sight.progress_mark else 0
@@ -382,12 +394,15 @@ class Watch:
         log.warning("%s", error)
         return self._halt(str(error.facts.get("reason", error))) if self._refusals >= REFUSALS else run
 
-    def _halt(self, reason: str) -> Run:
-        """Stop the run: its pilots finish what they hold, no new ones come."""
+    def _spending(self, run: Run) -> Spending | None:
+        return spending(run, self._sight.pilots, vcpus=self._workflow.vcpus, now=self._clock.now())
+
+    def _halt(self, reason: str, *, hand_back: bool = False) -> Run:
+        """Stop the run: its pilots finish what they hold (or hand it back at once), no new ones come."""
         log.error("run %s stops: %s", self._run_id, reason)
         self._notes.append(f"the run stops: {reason}")
         try:
-            return self._ledger.set_mode(self._run_id, Mode.DRAIN, plan.STOPPED + reason)
+            return self._ledger.set_mode(self._run_id, Mode.DRAIN, plan.STOPPED + reason, hand_back=hand_back)
         except RunConflict:  # cancelled meanwhile
             return self._ledger.run(self._run_id)
 
@@ -417,6 +432,8 @@ class Watch:
         self._notes.append(f"the run drains: pilots {what} what they hold" + (f" ({run.reason})" if run.reason else ""))
         if counts.open == 0:
             return self._end_game(run, self._sight.live(run))
+        if not run.hand_back and (reason := hand_back_for_dollars(run, self._spending(run))):
+            self._halt(reason, hand_back=True)
         self._ender.cancel_waiting(run, "the run drains")
         return self._sight.live(run) == 0
 

@@ -554,9 +554,10 @@ def forward(run: Run, wanted: Mode, *, hand_back: bool = False) -> bool:
 def same_run(standing_run: Run, wanted: Run) -> None:
     """The same run begun again is the one that stands; with other content it is refused.
 
-    What counts as content: workflow version, revision, limits, oldest pilot. Token and Prefect's ids stay as they stand.
+    What counts as content: workflow version, revision, limits, dollars, chosen items, oldest pilot. Token, prices and Prefect's
+    ids stay as they stand.
     """
-    for name in ("workflow_version", "revision", "limits", "min_pilot"):
+    for name in ("workflow_version", "revision", "limits", "max_dollars", "only", "min_pilot"):
         old, new = getattr(standing_run, name), getattr(wanted, name)
         if old != new:
             raise Refusal(f"it exists with another {name.replace('_', ' ')} ({old}, not {new})")

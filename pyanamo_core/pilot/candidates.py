@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, Protocol
 
-from pyanamo_core.model import State
+from pyanamo_core.model import FINISHED, Item, State
 from pyanamo_core.protocols import Clock, Ledger
 
 PAGE: Final = 10
@@ -23,6 +24,22 @@ TRIED: Final = 200
 OVERDUE_RESTS: Final = 2.0
 """After so many rests a page looks first for what is overdue, in one shard: at most two queries in 20 s and pilot."""
 _ORDER: Final = (State.TODO, State.WAITING, State.LOCKED)
+
+
+class Source(Protocol):
+    """Where a pilot's claims come from."""
+
+    def page(self) -> list[tuple[State, str]]:
+        """The next candidates with the state they were seen in; [] after a full sweep in vain."""
+        ...
+
+    def tried(self, item_id: str) -> None:
+        """This one was tried: leave it to others for a while."""
+        ...
+
+    def open(self) -> int:
+        """Items that are not finished: while there are any, the first pilots of an array stay."""
+        ...
 
 
 class Candidates:
@@ -78,6 +95,10 @@ class Candidates:
         self._rng.shuffle(fresh)
         return [(state, each) for each in fresh]
 
+    def open(self) -> int:
+        """Items of the table that are not finished."""
+        return self._ledger.counts().open
+
     def tried(self, item_id: str) -> None:
         """This one was tried: leave it to others for a while."""
         self._tried[item_id] = self._clock.monotonic() + self._remember
@@ -94,3 +115,43 @@ class Candidates:
             return self._ledger.candidates(state, shard, limit=PAGE)
         # Within the first priority that has items; the ledger wraps around at its end.
         return self._ledger.candidates(state, shard, start=f"{self._rng.getrandbits(48):012x}", limit=PAGE)
+
+
+class Chosen:
+    """The items of a canary, which claims no others.
+
+    Args:
+        item_ids: those that the run's row names; few (fleet/canary.py).
+        rest_seconds: how long an item that was tried is left to others.
+    """
+
+    def __init__(
+        self, ledger: Ledger, item_ids: Sequence[str], clock: Clock, rng: random.Random, rest_seconds: float
+    ) -> None:
+        self._ledger, self._item_ids, self._clock, self._rng = ledger, tuple(item_ids), clock, rng
+        self._remember = min(TRIED_SECONDS, max(rest_seconds, 0.2))
+        self._tried: dict[str, float] = {}
+
+    def page(self) -> list[tuple[State, str]]:
+        """Those that are free by their rows, in random order, without those tried lately."""
+        now = self._clock.monotonic()
+        asked = [each for each in self._item_ids if self._tried.get(each, 0.0) <= now]
+        found = [(item.state, item.item_id) for item in map(self._ledger.item, asked) if self._is_free(item)]
+        self._rng.shuffle(found)
+        return found
+
+    def _is_free(self, item: Item) -> bool:
+        # The ledger has the last word; here only what it would surely refuse is left out.
+        if item.state is State.WAITING:
+            return item.due is None or item.due <= self._clock.now()
+        if item.state is State.LOCKED:
+            return item.lease_end is None or item.lease_end <= self._clock.now()
+        return item.state is State.TODO
+
+    def open(self) -> int:
+        """Of these, the items that are not finished."""
+        return sum(self._ledger.item(each).state not in FINISHED for each in self._item_ids)
+
+    def tried(self, item_id: str) -> None:
+        """This one was tried: leave it to others for a while."""
+        self._tried[item_id] = self._clock.monotonic() + self._remember

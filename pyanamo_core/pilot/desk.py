@@ -41,7 +41,7 @@ from pyanamo_core.model import (
     Recorded,
     State,
 )
-from pyanamo_core.pilot.candidates import Candidates
+from pyanamo_core.pilot.candidates import Source
 from pyanamo_core.pilot.evidence import fitted
 from pyanamo_core.pilot.executor import DaemonPool
 from pyanamo_core.pilot.lease import Leases
@@ -143,7 +143,7 @@ class Desk:
         self,
         ledger: Ledger,
         clock: Clock,
-        candidates: Candidates,
+        candidates: Source,
         leases: Leases,
         shipper: LogShipper,
         facts: Facts,
@@ -235,7 +235,7 @@ class Desk:
             else:
                 batch.claimed.append(claimed)
         if count_open and not batch.claimed and not batch.conflicts:
-            batch.open = self._ledger.counts().open
+            batch.open = self._candidates.open()
         return batch
 
     def _next_candidate(self) -> tuple[str, State] | None:

@@ -24,7 +24,7 @@ from pyanamo_core.clock import SystemClock
 from pyanamo_core.errors import EndpointDown, HostFault, NoCredentials, PilotTooOld, SetUpError
 from pyanamo_core.meter import Meter, Reading
 from pyanamo_core.model import Cause, PilotRecord, Run
-from pyanamo_core.pilot.candidates import Candidates
+from pyanamo_core.pilot.candidates import Candidates, Chosen, Source
 from pyanamo_core.pilot.clock import OFFSET_SAMPLES, Learner, OffsetMeter, WallTimeKeeper
 from pyanamo_core.pilot.desk import Batch, Desk, Facts, close_books
 from pyanamo_core.pilot.drain import Metadata, Signals, SpotWatch, metadata_of
@@ -369,7 +369,9 @@ class Pilot:
             on_cancelled=self._cancelled,
             on_beat=self._beat,
         )
-        candidates = Candidates(ledger, shards, clock, self._rng, timing.sweep_seconds)
+        candidates: Source = Candidates(ledger, shards, clock, self._rng, timing.sweep_seconds)
+        if self.run is not None and self.run.only:
+            candidates = Chosen(ledger, self.run.only, clock, self._rng, timing.sweep_seconds)
         facts = Facts(
             pilot_id=self.pilot_id,
             run_id=self.options.run_id,

@@ -7,7 +7,7 @@ import random
 from pyanamo_core.clock import FakeClock
 from pyanamo_core.ledger.memory import MemoryLedger
 from pyanamo_core.model import Cause, Definition, Rules, State
-from pyanamo_core.pilot.candidates import Candidates
+from pyanamo_core.pilot.candidates import Candidates, Chosen
 
 RULES = Rules(lease_seconds=100, shards=4)
 
@@ -134,3 +134,40 @@ def test_an_item_whose_pilot_died_does_not_wait_until_all_others_are_done() -> N
         clock.move(0.1)
         candidates.page()
     assert ledger.asked - before <= 600 + 3 * 2
+
+
+def chosen(*item_ids: str) -> tuple[Counting, FakeClock, Chosen]:
+    """A ledger with ten items, its clock, and a canary's pilot with these."""
+    ledger, clock, _ = bench(10)
+    return ledger, clock, Chosen(ledger, item_ids, clock, random.Random(2), rest_seconds=30)
+
+
+def test_a_canarys_pilot_claims_its_items_and_asks_the_queue_for_none() -> None:
+    ledger, _, candidates = chosen("i3", "i7")
+    assert sorted(ids(candidates.page())) == ["i3", "i7"]
+    assert ledger.asked == 0
+    # When one is done and the other is another's
+    done = ledger.claim("i3", "p")
+    assert done is not None
+    ledger.finish(done, nests_done=1)
+    assert ledger.claim("i7", "q") is not None
+    # Then there is nothing to claim, and one is still open
+    assert candidates.page() == []
+    assert candidates.open() == 1
+
+
+def test_a_canarys_item_is_free_again_when_its_delay_or_its_lease_is_over() -> None:
+    ledger, clock, candidates = chosen("i3", "i7")
+    tried = ledger.claim("i3", "p")
+    assert tried is not None
+    ledger.wait(tried, Cause.TASK_ERROR, "no", delay_seconds=50)
+    assert ledger.claim("i7", "q") is not None
+    assert candidates.page() == []
+    # When the delay is over, then the lease
+    clock.move(51)
+    assert candidates.page() == [(State.WAITING, "i3")]
+    candidates.tried("i3")
+    clock.move(5)
+    assert candidates.page() == []
+    clock.move(60)
+    assert sorted(candidates.page()) == [(State.LOCKED, "i7"), (State.WAITING, "i3")]
