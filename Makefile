@@ -36,8 +36,9 @@ $(READY): requirements.lock pyproject.toml
 jars: $(READY) ## fetch and verify GATK's jars, and make the JVM's start-up cache
 	@$(BIN)/python -m pyanamo_core.genomics.gatk
 
-ready: jars ## fetch all that tests need from outside
+ready: jars ## fetch and make what tests need
 	@$(BIN)/python -m pyanamo_core.local.dynamodb
+	@$(BIN)/python -m pyanamo_flows.server prepare
 
 demo: jars ## the main job for real: a simulated trio through Prefect, pilots and GATK to a joint VCF
 	@$(BIN)/pyanamo demo $(DEMO)

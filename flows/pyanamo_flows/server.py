@@ -2,20 +2,25 @@
 
 Nothing of the user's Prefect is read or written: own PREFECT_HOME, own database, no profile, no PREFECT_* inherited.
 It ends with the process that started it, however that ends (its standard input is a life line), unless `keep` is set.
+Making the tables of an empty database takes three times the work of starting: the first server of a version of Prefect
+leaves its empty database in the cache, and later ones begin with a copy.
 """
 
 from __future__ import annotations
 
 import http.client
+import importlib.metadata
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -44,6 +49,39 @@ def free_port(host: str = "127.0.0.1") -> int:
     with socket.socket() as asked:
         asked.bind((host, 0))
         return int(asked.getsockname()[1])
+
+
+def empty_database() -> Path:
+    """Where this version of Prefect's empty database is kept: `$XDG_CACHE_HOME/pyanamo/prefect`, by default below ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "pyanamo" / "prefect" / f"{importlib.metadata.version('prefect')}.db"
+
+
+def copy_database(source: Path, target: Path, *, clear: bool = False) -> bool:
+    """Copy a database, which may be in use, into place at once and readable by us alone; False if that cannot be.
+
+    Args:
+        clear: leave out what is one server's own: its key and its session.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as aside:
+            made = Path(aside) / target.name
+            made.touch(mode=0o600)
+            with (
+                closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as old,
+                closing(sqlite3.connect(made)) as new,
+            ):
+                old.backup(new)
+                if clear:
+                    new.execute("DELETE FROM configuration")
+                    new.commit()
+                    # So that whoever reads it leaves no files beside it; a server that begins with it changes that.
+                    new.execute("PRAGMA journal_mode = DELETE")
+            made.replace(target)
+    except (OSError, sqlite3.Error):
+        return False
+    return True
 
 
 class PrefectServer:
@@ -136,6 +174,8 @@ class PrefectServer:
         (self.folder / "client").mkdir(exist_ok=True)
         if not self.port:
             self.port = free_port()
+        database, empty = self.folder / "prefect.db", empty_database()
+        fresh = not database.exists() and not (empty.exists() and copy_database(empty, database))
         command = [sys.executable, "-m", "pyanamo_flows.server", "keep" if self.keep else "tied"]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -161,6 +201,8 @@ class PrefectServer:
         except BaseException:
             self.stop()
             raise
+        if fresh:  # nobody has its address yet, so nothing of anybody's is in it
+            copy_database(database, empty, clear=True)
         return self
 
     def healthy(self) -> bool:
@@ -217,9 +259,17 @@ def _end_with_parent() -> None:
 
 
 def main() -> None:
-    """Become the server (the child's side): `python -m pyanamo_flows.server tied|keep`, settings in the environment."""
+    """Become the server (the child's side): `python -m pyanamo_flows.server tied|keep`, settings in the environment.
+
+    `python -m pyanamo_flows.server prepare` makes the empty database that all servers begin with, if it is missing.
+    """
     import runpy
 
+    if sys.argv[1:] == ["prepare"]:
+        if not empty_database().exists():
+            with tempfile.TemporaryDirectory() as folder, PrefectServer(folder):
+                pass
+        return
     if sys.argv[1:] == ["tied"]:
         threading.Thread(target=_end_with_parent, daemon=True).start()
     host, port = os.environ["PREFECT_SERVER_API_HOST"], os.environ["PREFECT_SERVER_API_PORT"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from flows_support import Api, eventually
-from pyanamo_flows.server import PrefectServer, PrefectServerFailed
+from pyanamo_flows.server import PrefectServer, PrefectServerFailed, copy_database, empty_database
 
 ORPHAN = """
 import os, sys
@@ -46,6 +46,30 @@ def test_the_server_starts_on_this_machine_only_and_its_page_asks_the_right_addr
     assert listening == {"127.0.0.1"}
     page = Api(server.url).get("/ui-settings")
     assert page["api_url"] == server.api_url
+
+
+def test_a_server_begins_with_a_copy_of_an_empty_database_and_never_with_anothers_key(server, tmp_path, monkeypatch):
+    # Given the database of a server that has a key of its own, kept for later ones
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with contextlib.closing(sqlite3.connect(server.folder / "prefect.db")) as used:
+        tables = used.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    assert copy_database(server.folder / "prefect.db", empty_database(), clear=True)
+    assert empty_database().stat().st_mode & 0o077 == 0
+    # When another server starts in a folder of its own
+    with PrefectServer(tmp_path / "other") as other:
+        # Then it has all tables at once, and nothing that is the first one's alone
+        assert other.healthy()
+        assert list((tmp_path / "cache" / "pyanamo" / "prefect").iterdir()) == [empty_database()]
+    with contextlib.closing(sqlite3.connect(tmp_path / "other" / "prefect.db")) as begun:
+        assert begun.execute("SELECT count(*) FROM sqlite_master").fetchone() == tables
+    with contextlib.closing(sqlite3.connect(empty_database())) as kept:
+        assert kept.execute("SELECT count(*) FROM configuration").fetchone() == (0,)
+
+
+def test_a_kept_database_that_is_damaged_is_not_begun_with(tmp_path):
+    (tmp_path / "damaged.db").write_bytes(b"no database at all" * 500)
+    assert not copy_database(tmp_path / "damaged.db", tmp_path / "prefect.db")
+    assert [each.name for each in tmp_path.iterdir()] == ["damaged.db"]
 
 
 def test_nothing_of_the_users_prefect_reaches_it(server, monkeypatch):

@@ -18,6 +18,10 @@ import pytest
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 SMALL = ("--samples", "2", "--size", "30000")
+QUICK = (*SMALL, "--parameter", "HC_CALLER=bcftools")
+"""Without a JVM for each locus: half the work, where the caller is not what is asked for."""
+WITH_JAVA = {"started DEMO0001", "pyanamo joint"}
+"""Moments at which a JVM works or is about to."""
 INTERRUPTED = {130, -signal.SIGINT}
 """A shell sees 130 in both. Python dies of the signal itself if that came within an `exec` of text, e.g. of a dataclass."""
 
@@ -152,7 +156,7 @@ def test_a_trio_is_called_right_and_everything_is_where_the_demo_says(folder: Pa
     ],
 )
 def test_ctrl_c_leaves_no_process_whenever_it_comes(folder: Path, moment: str):
-    demo = Running(folder, *SMALL)
+    demo = Running(folder, *(SMALL if moment in WITH_JAVA else QUICK))
     demo.wait_for(moment)
     demo.process.send_signal(signal.SIGINT)
     assert demo.ended() in INTERRUPTED, demo.text
@@ -160,7 +164,7 @@ def test_ctrl_c_leaves_no_process_whenever_it_comes(folder: Path, moment: str):
 
 
 def test_a_second_ctrl_c_does_not_cut_the_cleaning_up_short(folder: Path):
-    demo = Running(folder, *SMALL)
+    demo = Running(folder, *QUICK)
     demo.wait_for("locked 2")
     for _ in range(5):
         demo.process.send_signal(signal.SIGINT)
@@ -179,7 +183,7 @@ def test_term_and_hang_up_end_it_in_order_too(folder: Path, number: signal.Signa
 
 
 def test_a_killed_demo_takes_its_servers_and_pilots_with_it(folder: Path):
-    demo = Running(folder, *SMALL)
+    demo = Running(folder, *QUICK)
     demo.wait_for("locked 2")
     demo.process.kill()
     demo.ended()
@@ -188,7 +192,7 @@ def test_a_killed_demo_takes_its_servers_and_pilots_with_it(folder: Path):
 
 def test_kept_servers_answer_until_they_are_stopped(folder: Path):
     # Given a demo that leaves its servers running
-    demo = Running(folder, *SMALL, "--keep")
+    demo = Running(folder, *QUICK, "--keep")
     assert demo.ended() == 0, demo.text
     assert len(processes_of(folder)) >= 2
     # Then its variables lead a shell to them
