@@ -32,6 +32,7 @@ from pyanamo.commands import (
     logs,
     outputs,
     pilot,
+    plan,
     prefect,
     publish,
     qc,
@@ -92,6 +93,7 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
         "sheet check": sheet.check,
         "sheet import": sheet.import_,
         "rehearse": rehearse.rehearse,
+        "plan": plan.plan,
     },
     "Run": {
         "run": run.run,

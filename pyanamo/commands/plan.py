@@ -1,0 +1,506 @@
+"""`pyanamo plan`: what a run will take, in hours and dollars, before anything is begun."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pyanamo.commands.run import read_workflow_for
+from pyanamo.context import Context, command
+from pyanamo.render import Told, fields, size, table
+from pyanamo_core.errors import BadInput, PyAnamoError
+from pyanamo_core.settings import WORKFLOW_FILE
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from pyanamo_core.cost.cohort_estimate import CohortEstimate
+    from pyanamo_core.cost.estimate import Estimate, Line
+    from pyanamo_core.cost.pace import Bases, Pace, Seen
+    from pyanamo_core.cost.prices import Prices
+    from pyanamo_core.cost.ranges import Range
+    from pyanamo_core.cost.work import Work
+    from pyanamo_core.genomics.intervals import Dictionary
+    from pyanamo_core.sheet import Sheet
+    from pyanamo_core.workflow import Workflow
+
+LOOKED_AT = 20
+"""Loci that do not fit the reference are shown up to so many."""
+
+FILE = Annotated[
+    Path | None,
+    typer.Argument(metavar="[FILE]", help="The workflow file; default: workflow.yaml here, else the table's."),
+]
+NEST_TIME = Annotated[
+    str, typer.Option("--nest-time", metavar="TIME", help="What a nest takes: 90, 60-120, 2m, in its slot.")
+]
+RATE = Annotated[
+    str, typer.Option("--rate", metavar="TIME", help="What a megabase of a locus takes: 30-60, in its slot.")
+]
+LEARN = Annotated[
+    str,
+    typer.Option(
+        "--learn",
+        metavar="TABLE|FILE",
+        help="Take times and sizes from an earlier run: its table, a file of `results export`, or `rehearse --json`.",
+    ),
+]
+PRICES = Annotated[
+    Path | None, typer.Option("--prices", metavar="FILE", help="Your own prices (docs/cost.md); or PYANAMO_PRICES.")
+]
+ON_DEMAND = Annotated[bool, typer.Option("--on-demand", help="The queue's machines are on demand, not of Spot.")]
+SAMPLE_TIME = Annotated[str, typer.Option("--sample-time", metavar="TIME", help="What gathering a sample takes.")]
+REGION_TIME = Annotated[
+    str, typer.Option("--region-time", metavar="TIME", help="What a region of the joint call takes, measured by you.")
+]
+
+
+class PlanUnfit(BadInput):
+    """{what}
+    {faults}"""
+
+
+class PaceTwice(PyAnamoError):
+    """Give one of --nest-time, --rate and --learn."""
+
+    exit_code = 2
+
+
+class LearnUseless(BadInput):
+    """{path} tells no times: it should be what `pyanamo results export` or `pyanamo rehearse --json` writes ({reason})."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """A thing that was looked at: what, and what was found or why it was not looked at."""
+
+    what: str
+    said: str
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a run will take."""
+
+    checks: list[Check]
+    estimate: Estimate
+    once: Range
+    a_month: Range
+    cohort: CohortEstimate | None = None
+    missing: list[str] = field(default_factory=list[str])
+
+
+@command(
+    example=(
+        "pyanamo plan --sheet sheet.txt",
+        "pyanamo plan workflow.yaml --sheet sheet.txt --pilots 1000 --region us-east-1",
+        "pyanamo plan --sheet sheet.txt --learn results.tsv --cohort",
+        "pyanamo plan --sheet sheet.txt --nest-time 60-120 --prices prices.yaml --json",
+    )
+)
+def plan(
+    context: Context,
+    workflow: FILE = None,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="The sheet to run; without it what the table has open.")
+    ] = None,
+    pilots: Annotated[int | None, typer.Option("--pilots", min=1, help="Pilots, instead of the workflow's.")] = None,
+    nest_time: NEST_TIME = "",
+    rate: RATE = "",
+    learn: LEARN = "",
+    prices: PRICES = None,
+    on_demand: ON_DEMAND = False,
+    cohort: Annotated[
+        bool, typer.Option("--cohort", help="With gather and joint call, as `pyanamo cohort run` does them.")
+    ] = False,
+    sample_time: SAMPLE_TIME = "",
+    region_time: REGION_TIME = "",
+) -> Told:
+    """Say what a run will take: items, pilots, hours, dollars line by line. Needs no account, and changes nothing.
+
+    Sheet, workflow file, task scripts and reference are checked as `run` would. Times are learnt from an earlier run,
+    given, or (of HaplotypeCaller) measured defaults; dollars are list prices as ranges.
+    """
+    if sum(map(bool, (nest_time, rate, learn))) > 1:
+        raise PaceTwice
+    looked = look(context, workflow, sheet)
+    pace = pace_of(context, looked, nest_time=nest_time, rate=rate, learn=learn)
+    told = price(
+        context,
+        looked,
+        pace,
+        prices=prices,
+        pilots=pilots,
+        on_demand=on_demand,
+        cohort=cohort,
+        sample_time=sample_time,
+        region_time=region_time,
+    )
+    return Told(told, view=view, quiet=[_quiet(told)], next=_next(looked, workflow, sheet, told))
+
+
+# ------------------------------------------------------------------------------------------------- looking
+
+
+@dataclass
+class Looked:
+    """What is to be run, after it was checked; `sheet` None: what a table has open."""
+
+    workflow: Workflow
+    sheet: Sheet | None
+    bases: Bases
+    genomic: bool
+    checks: list[Check]
+
+
+def look(context: Context, file: Path | None, sheet: Path | None) -> Looked:
+    """Check workflow file, sheet, task scripts and reference on this machine.
+
+    Raises:
+        WorkflowInvalid, SheetInvalid, ScriptsMissing, PlanUnfit: every fault of the first that has some.
+    """
+    from pyanamo_core.cost.pace import Bases
+    from pyanamo_core.cost.work import CALLER
+    from pyanamo_core.sheet import read_sheet
+
+    here = context.folder / WORKFLOW_FILE
+    if file is None and here.is_file():
+        file = here
+    workflow = read_workflow_for(context, file) if file is not None else context.workflow
+    of = file.name if file else "the table"
+    checks = [Check("workflow", f"{workflow.name}, revision {workflow.revision}, of {of}")]
+    found = read_sheet(sheet) if sheet is not None else None
+    folder = _check_scripts(workflow, found, checks)
+    dictionary = _check_references(workflow, checks)
+    bases = Bases(dictionary, folder)
+    genomic = False
+    if found is not None:
+        genomic = bool(found.scripts) and all(one.startswith(CALLER) for one in found.scripts)
+        if genomic:
+            _check_loci(found, folder, dictionary)
+        checks.append(Check("sheet", f"{found.path}: {found.items:,} items, {found.nests:,} nests, no fault"))
+    return Looked(workflow, found, bases, genomic, checks)
+
+
+def _check_scripts(workflow: Workflow, sheet: Sheet | None, checks: list[Check]) -> Path | None:
+    """Pack the scripts as a run would, and see that those which the sheet names are in it; their folder."""
+    from pyanamo_core.resources import resource
+    from pyanamo_core.scripts import pack
+
+    if "://" in workflow.scripts:
+        checks.append(Check("scripts", f"{workflow.scripts}: not checked, it does not lie on this machine"))
+        return None
+    place = Path(workflow.scripts) if workflow.scripts else resource("task_scripts")
+    packed = pack(place)
+    where = str(place) if workflow.scripts else "those that come with PyAnamo"
+    checks.append(Check("scripts", f"{where}: {packed.files} files, {size(len(packed.content))} as archive"))
+    if sheet is None or not place.is_dir():
+        return place if place.is_dir() else None
+    absent: dict[str, None] = {}
+    for script in sheet.scripts:
+        name = shlex.split(script)[0]
+        if not (place / name).exists() and shutil.which(name) is None:
+            absent.setdefault(name)
+    for name in absent:
+        checks.append(Check("scripts", f"{name} is neither among them nor on this machine: the image must have it"))
+    return place
+
+
+def _check_references(workflow: Workflow, checks: list[Check]) -> Dictionary | None:
+    """The contigs of the reference `ref`, where they are known on this machine."""
+    from pyanamo_core.genomics.intervals import read_dictionary
+
+    dictionary: Dictionary | None = None
+    for one in workflow.references:
+        path = Path(one.uri.removeprefix("file://"))
+        if one.uri.startswith(("s3://", "http://", "https://")):
+            checks.append(Check(f"reference {one.name}", f"{one.uri}: not checked, it does not lie on this machine"))
+            continue
+        if not path.exists():
+            raise PlanUnfit(
+                what=f"Reference {one.name} of the workflow file is missing:", faults=f"  there is no {path}"
+            )
+        said = f"{path}: {size(path.stat().st_size)}" if path.is_file() else str(path)
+        if one.name == "ref":
+            try:
+                dictionary = read_dictionary(path)
+                said += f", {len(dictionary.contigs):,} contigs"
+            except PyAnamoError:
+                dictionary = _from_fai(path)
+                said += (
+                    f", {len(dictionary.contigs):,} contigs" if dictionary else "; .fai and .dict are made by pilots"
+                )
+        checks.append(Check(f"reference {one.name}", said))
+    return dictionary
+
+
+def _from_fai(path: Path) -> Dictionary | None:
+    from pyanamo_core.genomics.intervals import ContigEntry, Dictionary
+
+    try:
+        cells = [line.split("\t") for line in Path(f"{path}.fai").read_text().splitlines()]
+        return Dictionary(f"{path}.fai", {one[0]: ContigEntry(one[0], int(one[1])) for one in cells})
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _check_loci(sheet: Sheet, folder: Path | None, dictionary: Dictionary | None) -> None:
+    """Loci against the reference, lists against the scripts. Raises PlanUnfit."""
+    from pyanamo_core.errors import LocusInvalid
+    from pyanamo_core.genomics.intervals import parse_locus
+
+    seen: set[str] = set()
+    faults: list[str] = []
+    for row in sheet.rows():
+        for value in row.definition.arguments:
+            if value in seen or len(seen) > 500_000:
+                continue
+            seen.add(value)
+            if value.startswith("@"):
+                if folder is not None and not (folder / value[1:]).is_file():
+                    faults.append(f"  line {row.line}: {value}: the task scripts have no such file")
+            elif dictionary is not None:
+                try:
+                    parse_locus(value, dictionary)
+                except LocusInvalid as error:
+                    faults.append(f"  line {row.line}: {error}")
+    if faults:
+        more = [f"  … and {len(faults) - LOOKED_AT} more"] if len(faults) > LOOKED_AT else []
+        raise PlanUnfit(
+            what=f"{sheet.path} does not fit reference or scripts, {len(faults)} faults:",
+            faults="\n".join([*faults[:LOOKED_AT], *more]),
+        )
+
+
+# -------------------------------------------------------------------------------------------------- pricing
+
+
+def pace_of(context: Context, looked: Looked, *, nest_time: str = "", rate: str = "", learn: str = "") -> Pace:
+    """How long nests take: given, learnt, or the measured default of HaplotypeCaller.
+
+    Raises:
+        RateMalformed, LearnUseless, NothingLearnt.
+    """
+    from pyanamo_core.cost.pace import NO_PACE, default_pace, given_pace, learnt_pace
+
+    if nest_time or rate:
+        return given_pace(nest_time, rate)
+    if learn:
+        path = Path(learn)
+        seen = _seen_in_file(path) if path.is_file() else _seen_in_table(context, learn)
+        return learnt_pace(seen, learn, genomic=looked.genomic or looked.sheet is None)
+    if looked.sheet is None or looked.genomic:
+        return default_pace(looked.workflow.vcpus / looked.workflow.slots)
+    return NO_PACE
+
+
+def _seen_in_table(context: Context, name: str) -> Iterator[Seen]:
+    from pyanamo_core.cost.work import seen_nests
+    from pyanamo_core.ledger import open_ledger
+
+    ledger, _, _ = open_ledger(context.clients, name)
+    yield from seen_nests(ledger)
+
+
+def _seen_in_file(path: Path) -> Iterator[Seen]:
+    from pyanamo_core.cost.pace import seen_in
+
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            if file.read(1) in "[{":
+                file.seek(0)
+                told = json.load(file)
+                records: Any = told.get("nests", []) if isinstance(told, dict) else told
+                for one in records:
+                    figures = {f"figures.{k}": v for k, v in (one.get("figures") or {}).items()}
+                    if found := seen_in({**one, **figures}):
+                        yield found
+                return
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter="," if path.suffix == ".csv" else "\t")
+            absent = {"value", "seconds", "status"}.difference(reader.fieldnames or ())
+            if absent:
+                raise LearnUseless(path=path, reason=f"it has no column {', '.join(sorted(absent))}")
+            for row in reader:
+                if found := seen_in(row):
+                    yield found
+    except (ValueError, AttributeError, TypeError) as error:
+        raise LearnUseless(path=path, reason=str(error).splitlines()[0]) from error
+
+
+def prices_of(context: Context, path: Path | None) -> Prices:
+    """The prices of the settings' region; with a file's figures where one is named.
+
+    Raises:
+        PricesInvalid.
+    """
+    from pyanamo_core.cost.prices import price_list
+
+    return price_list(context.settings.get("region"), path or context.settings.get("prices") or None)
+
+
+def price(
+    context: Context,
+    looked: Looked,
+    pace: Pace,
+    *,
+    prices: Path | None = None,
+    pilots: int | None = None,
+    on_demand: bool = False,
+    cohort: bool = False,
+    sample_time: str = "",
+    region_time: str = "",
+) -> Planned:
+    """What it takes, by this pace."""
+    from pyanamo_core.cost.estimate import estimate
+
+    listed = prices_of(context, prices)
+    work = work_of(context, looked, pace)
+    checks = list(looked.checks)
+    if looked.sheet is None:
+        said = f"{work.items:,} items are open, {work.nests:,} nests of them to do"
+        checks.append(Check("table", said + (f" (by the first {work.sampled:,})" if work.sampled else "")))
+    if not listed.own and listed.region not in ("us-east-1", "us-east-2", "us-west-2"):
+        checks.append(Check("prices", f"list prices; of {listed.region} PyAnamo knows ranges only (--prices)"))
+    call = estimate(looked.workflow, work, pace, listed, pilots=pilots, on_demand=on_demand)
+    if not cohort:
+        return Planned(checks, call, call.once, call.a_month, None, list(call.missing))
+    whole = price_cohort(
+        looked.workflow,
+        call,
+        work,
+        pace,
+        listed,
+        pilots=pilots,
+        on_demand=on_demand,
+        sample_time=sample_time,
+        region_time=region_time,
+    )
+    return Planned(checks, call, whole.once, whole.a_month, whole, list(whole.missing))
+
+
+def price_cohort(
+    workflow: Workflow,
+    call: Estimate,
+    work: Work,
+    pace: Pace,
+    prices: Prices,
+    *,
+    pilots: int | None = None,
+    on_demand: bool = False,
+    sample_time: str = "",
+    region_time: str = "",
+) -> CohortEstimate:
+    """Gather and joint call beside a call."""
+    from pyanamo_core.chain.cohort import gather_workflow, joint_workflow
+    from pyanamo_core.cost.cohort_estimate import cohort_estimate
+    from pyanamo_core.cost.pace import seconds_range
+
+    return cohort_estimate(
+        call,
+        work,
+        pace.leaves or work.leaves,
+        gather_workflow(workflow),
+        joint_workflow(workflow),
+        prices,
+        section=workflow.cohort,
+        sample_time=seconds_range(sample_time, "time of a sample") if sample_time else None,
+        region_time=seconds_range(region_time, "time of a region") if region_time else None,
+        pilots=pilots,
+        on_demand=on_demand,
+    )
+
+
+def work_of(context: Context, looked: Looked, pace: Pace) -> Work:
+    """What is to be done: all of the sheet, or what the table has open."""
+    from pyanamo_core.cost.work import work_of_sheet, work_of_table
+
+    at_once = looked.workflow.nests
+    if looked.sheet is not None:
+        return work_of_sheet(looked.sheet, pace, at_once=at_once, bases=looked.bases)
+    return work_of_table(context.ledger, pace, at_once=at_once, bases=looked.bases)
+
+
+# -------------------------------------------------------------------------------------------------- showing
+
+
+def view(told: Planned) -> RenderableType:
+    """A plan as people see it."""
+    from rich.console import Group
+
+    known = {one.what: one.said for one in told.checks}
+    parts: list[Any] = [fields({**known, **summary(told.estimate)}), ""]
+    lines = list(told.estimate.lines)
+    if told.cohort is not None:
+        lines += [*told.cohort.gather.lines, *told.cohort.joint.lines]
+    parts += [lines_table(lines), "", *totals(told)]
+    return Group(*parts)
+
+
+def summary(estimate: Estimate) -> dict[str, str]:
+    """Pilots, pace and hours of an estimate, as fields."""
+    from pyanamo_core.cost.ranges import two_digits
+
+    shown = {"pilots": f"{estimate.pilots:,}, each {estimate.slots} nests at a time", "region": estimate.region}
+    if estimate.bases:
+        shown["bases"] = f"{two_digits(estimate.bases / 1e6)} Mb in loci"
+    if estimate.pace:
+        shown["pace"] = estimate.pace
+    if estimate.hours is not None and estimate.vcpu_hours is not None:
+        shown["hours"] = f"{hours(estimate.hours)} by the clock, {estimate.vcpu_hours} vCPU hours"
+    return shown
+
+
+def hours(told: Range) -> str:
+    """Hours as `15–74 h`; below two hours as minutes."""
+    return f"{told} h" if told.high >= 2 else f"{told * 60} min"
+
+
+def lines_table(lines: list[Line]) -> RenderableType:
+    """The lines of a bill."""
+    from pyanamo_core.cost.ranges import dollars
+
+    rows = [
+        [
+            line.what,
+            "" if line.amount is None else str(line.amount),
+            line.unit,
+            "?" if line.dollars is None else dollars(line.dollars) + (" a month" if line.monthly else ""),
+            line.basis,
+            line.note,
+        ]
+        for line in lines
+    ]
+    return table(["what", "amount", "of", "dollars", "how known", "remark"], rows, right=["amount"])
+
+
+def totals(told: Planned) -> list[str]:
+    """The sums in words, and what is in none of them."""
+    from pyanamo_core.cost.ranges import dollars
+
+    lines = [
+        f"in all {dollars(told.once)} once, {dollars(told.a_month)} a month for what is kept (list prices, no taxes)"
+    ]
+    return lines + [f"not in it: {text}" for text in told.missing]
+
+
+def _quiet(told: Planned) -> str:
+    return f"{told.once.low:.2f} {told.once.high:.2f}"
+
+
+def _next(looked: Looked, file: Path | None, sheet: Path | None, told: Planned) -> str:
+    if not told.estimate.items:
+        return "pyanamo sheet import SHEET"
+    if told.estimate.hours is None and looked.sheet is not None:
+        return shlex.join(["pyanamo", "rehearse", str(looked.sheet.path), "--items", "1", "--nests", "3"])
+    words = ["pyanamo", *(["cohort"] if told.cohort is not None else []), "run"]
+    words += [str(file)] if file else [WORKFLOW_FILE] if sheet is not None else []
+    return shlex.join([*words, *(["--sheet", str(sheet)] if sheet is not None else [])])
