@@ -16,10 +16,13 @@ from typing import Any
 
 from pyanamo_core.aws import Clients
 from pyanamo_core.clock import FakeClock
+from pyanamo_core.cost.prices import built_in
 from pyanamo_core.ledger import Ledger, cost
 from pyanamo_core.ledger.table import create_table, delete_table
 from pyanamo_core.model import Attempt, Cause, Definition, LogPointer, Nest, NestStatus, Output, Rules, State
 
+DOLLARS = built_in().write_million.dollars.high
+"""Of a million write units, on demand in us-east-1."""
 PYANAMO_1 = 28_376
 """Units of the same item in PyAnamo 1's table: one row, four indexes with all attributes, 300-byte logs."""
 
@@ -197,7 +200,7 @@ def main() -> None:
             for name, told in ((f"{label}, measured", found), (f"{label}, cost.py", said)):
                 print(
                     f"{name:34}{told.imported:8}{told.claim:7}{told.beats:7}{told.nests:7}{told.finish:8}"
-                    f"{told.attempt:9}{told.total:7}{told.dollars_per_million_items:9.2f}"
+                    f"{told.attempt:9}{told.total:7}{told.total * DOLLARS:9.2f}"
                 )
             print(f"{'':34}read units: {reads:g}")
     print(f"PyAnamo 1's table, the same item with 300-byte logs: {PYANAMO_1}.")

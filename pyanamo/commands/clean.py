@@ -12,6 +12,7 @@ import typer
 
 from pyanamo.clean_local import LocalFolder, local_folders, remove
 from pyanamo.commands.fsck import corrected_clock
+from pyanamo.commands.plan import prices_of
 from pyanamo.context import Context, command
 from pyanamo.progress import Bar
 from pyanamo.render import Told, size, span, table
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from pyanamo_core.report.clean import CleanTally
     from pyanamo_core.report.clean_loci import LociTally
 
-US_PRICE = 0.023
-"""US dollars a GB and month: S3 Standard, us-east-1, the first 50 TB (docs/again.md says where it stands)."""
 SHOWN = 20
 
 
@@ -95,9 +94,14 @@ def clean(
         float, typer.Option("--older-than", min=0, metavar="HOURS", help="Leave what was written in the last hours.")
     ] = 0.0,
     price: Annotated[
-        float,
-        typer.Option("--price", min=0, metavar="DOLLARS", help="A GB and month; default: S3 Standard in us-east-1."),
-    ] = US_PRICE,
+        float | None,
+        typer.Option(
+            "--price",
+            min=0,
+            metavar="DOLLARS",
+            help="A GB and month; default: your prices (PYANAMO_PRICES), or S3's list.",
+        ),
+    ] = None,
     whole: Annotated[
         bool, typer.Option("--whole", help="With --loci-after-gather: read every byte of what was gathered.")
     ] = False,
@@ -112,7 +116,8 @@ def clean(
     """
     if not (work or orphans or loci_after_gather or local):
         raise NothingChosen
-    asked = _Asked(context, work, orphans, loci_after_gather, local, older_than, price, whole)
+    dollars = price if price is not None else prices_of(context, None).s3_gb_month.dollars.middle
+    asked = _Asked(context, work, orphans, loci_after_gather, local, older_than, dollars, whole)
     if dry_run:
         return _told(asked.go(delete=False))
     if not yes:

@@ -10,6 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pyanamo.cohort_cost import Priced, price_what_is_left
+from pyanamo.commands.plan import (
+    LEARN,
+    NEST_TIME,
+    ON_DEMAND,
+    PRICES,
+    RATE,
+    REGION_TIME,
+    SAMPLE_TIME,
+    PaceTwice,
+    Planned,
+    bill,
+    summary,
+)
 from pyanamo.commands.run import page_of, read_workflow_for
 from pyanamo.commands.sheet import YES_UPDATE, confirm_losses_of
 from pyanamo.context import Context, command
@@ -56,6 +70,8 @@ class CohortTold:
     steps: list[Look]
     vcf: str = ""
     report: str = ""
+    cost: Planned | None = None
+    """Of what is left to do, where it was asked for."""
 
 
 @dataclass(frozen=True)
@@ -134,10 +150,23 @@ def plan(
     last: LAST = "",
     also: ALSO = None,
     partial: PARTIAL = False,
+    nest_time: NEST_TIME = "",
+    rate: RATE = "",
+    learn: LEARN = "",
+    sample_time: SAMPLE_TIME = "",
+    region_time: REGION_TIME = "",
+    prices: PRICES = None,
+    on_demand: ON_DEMAND = False,
 ) -> Told:
-    """Say what `cohort run` would do, step by step; changes nothing."""
+    """Say what `cohort run` would do, step by step, with hours and dollars of what is left to do; changes nothing.
+
+    Times and prices are those of `pyanamo plan`; docs/cost.md says how each is known.
+    """
+    if sum(map(bool, (nest_time, rate, learn))) > 1:
+        raise PaceTwice
     asked = Asked(_called(context, workflow), workflow, sheet, update, first, last, tuple(also or ()), partial)
-    return _planned(context, asked)
+    priced = Priced(nest_time, rate, learn, sample_time, region_time, prices, on_demand)
+    return _planned(context, asked, priced)
 
 
 @command(example=("pyanamo cohort status", "pyanamo cohort status --table HaplotypeCaller --json"))
@@ -171,9 +200,10 @@ def _chain(context: Context, asked: Asked) -> Chain:
     return Chain(steps, AwsTables(context.clients), partial=asked.partial, new_revision=asked.new_revision)
 
 
-def _planned(context: Context, asked: Asked) -> Told:
+def _planned(context: Context, asked: Asked, priced: Priced | None = None) -> Told:
     looks = _chain(context, asked).look(first=asked.first, last=asked.last)
-    done = CohortTold(asked.workflow.table_name, looks)
+    cost = price_what_is_left(context, asked.workflow, asked.sheet, looks, priced or Priced())
+    done = CohortTold(asked.workflow.table_name, looks, cost=cost)
     # A command that would be refused is no advice.
     after = "" if any(one.obstacle for one in looks) else _again(asked)
     return Told(done, view=_plan_view, quiet=[f"{one.step} {one.todo}" for one in looks], next=after)
@@ -319,7 +349,12 @@ def _rest(one: Look) -> str:
 
 def _plan_view(told: CohortTold) -> RenderableType:
     rows = [(one.step, one.table, str(one.state), _would(one)) for one in told.steps]
-    return table(("step", "table", "state", "what would be done"), rows)
+    steps = table(("step", "table", "state", "what would be done"), rows)
+    if told.cost is None:
+        return steps
+    from rich.console import Group
+
+    return Group(steps, "", fields(summary(told.cost.estimate)), "", *bill(told.cost))
 
 
 def _would(one: Look) -> str:

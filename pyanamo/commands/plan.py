@@ -161,8 +161,11 @@ class Looked:
     checks: list[Check]
 
 
-def look(context: Context, file: Path | None, sheet: Path | None) -> Looked:
+def look(context: Context, file: Path | None, sheet: Path | None, *, workflow: Workflow | None = None) -> Looked:
     """Check workflow file, sheet, task scripts and reference on this machine.
+
+    Args:
+        workflow: that was read already.
 
     Raises:
         WorkflowInvalid, SheetInvalid, ScriptsMissing, PlanUnfit: every fault of the first that has some.
@@ -174,7 +177,8 @@ def look(context: Context, file: Path | None, sheet: Path | None) -> Looked:
     here = context.folder / WORKFLOW_FILE
     if file is None and here.is_file():
         file = here
-    workflow = read_workflow_for(context, file) if file is not None else context.workflow
+    if workflow is None:
+        workflow = read_workflow_for(context, file) if file is not None else context.workflow
     of = file.name if file else "the table"
     checks = [Check("workflow", f"{workflow.name}, revision {workflow.revision}, of {of}")]
     found = read_sheet(sheet) if sheet is not None else None
@@ -225,9 +229,8 @@ def _check_references(workflow: Workflow, checks: list[Check]) -> Dictionary | N
             checks.append(Check(f"reference {one.name}", f"{one.uri}: not checked, it does not lie on this machine"))
             continue
         if not path.exists():
-            raise PlanUnfit(
-                what=f"Reference {one.name} of the workflow file is missing:", faults=f"  there is no {path}"
-            )
+            checks.append(Check(f"reference {one.name}", f"{path} is not on this machine: the image must have it"))
+            continue
         said = f"{path}: {size(path.stat().st_size)}" if path.is_file() else str(path)
         if one.name == "ref":
             try:
@@ -398,8 +401,10 @@ def price_cohort(
     on_demand: bool = False,
     sample_time: str = "",
     region_time: str = "",
+    to_gather: int | None = None,
+    regions: int | None = None,
 ) -> CohortEstimate:
-    """Gather and joint call beside a call."""
+    """Gather and joint call beside a call; `work` is that of all samples."""
     from pyanamo_core.chain.cohort import gather_workflow, joint_workflow
     from pyanamo_core.cost.cohort_estimate import cohort_estimate
     from pyanamo_core.cost.pace import seconds_range
@@ -412,6 +417,8 @@ def price_cohort(
         joint_workflow(workflow),
         prices,
         section=workflow.cohort,
+        to_gather=to_gather,
+        regions=regions,
         sample_time=seconds_range(sample_time, "time of a sample") if sample_time else None,
         region_time=seconds_range(region_time, "time of a region") if region_time else None,
         pilots=pilots,
@@ -437,12 +444,7 @@ def view(told: Planned) -> RenderableType:
     from rich.console import Group
 
     known = {one.what: one.said for one in told.checks}
-    parts: list[Any] = [fields({**known, **summary(told.estimate)}), ""]
-    lines = list(told.estimate.lines)
-    if told.cohort is not None:
-        lines += [*told.cohort.gather.lines, *told.cohort.joint.lines]
-    parts += [lines_table(lines), "", *totals(told)]
-    return Group(*parts)
+    return Group(fields({**known, **summary(told.estimate)}), "", *bill(told))
 
 
 def summary(estimate: Estimate) -> dict[str, str]:
@@ -462,6 +464,14 @@ def summary(estimate: Estimate) -> dict[str, str]:
 def hours(told: Range) -> str:
     """Hours as `15–74 h`; below two hours as minutes."""
     return f"{told} h" if told.high >= 2 else f"{told * 60} min"
+
+
+def bill(told: Planned) -> list[RenderableType]:
+    """Lines and sums of a plan, as people see them."""
+    lines = list(told.estimate.lines)
+    if told.cohort is not None:
+        lines += [*told.cohort.gather.lines, *told.cohort.joint.lines]
+    return [lines_table(lines), "", *totals(told)]
 
 
 def lines_table(lines: list[Line]) -> RenderableType:

@@ -25,8 +25,8 @@ SEGMENT: Final = 16 << 20
 CHUNK: Final = 4 << 20
 ITEM_UNITS: Final = 4
 """Of importing an item of a step: its row, its index entry, and a definition of its own."""
-VCF_BYTES_A_BASE: Final = Range(0.05, 0.6)
-"""Of the cohort's VCF, with thousands of samples: assumed."""
+VCF_BYTES: Final = Range(0.0005, 0.004)
+"""Of the cohort's VCF, for each base and sample: assumed (a variant every 20 to 300 bases, some tenths of a byte a genotype)."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ def cohort_estimate(
     prices: Prices,
     *,
     section: CohortSection | None = None,
+    to_gather: int | None = None,
+    regions: int | None = None,
     samples: int | None = None,
     sample_time: Range | None = None,
     region_time: Range | None = None,
@@ -79,9 +81,10 @@ def cohort_estimate(
     """Add gather and joint to the estimate of a call.
 
     Args:
-        work, leaves: of the call.
+        work, leaves: of all samples, whether they are called already or not.
         gather, joint: the steps' workflows.
         section: the call's section `cohort`, which says what regions there are.
+        to_gather, regions: how many are to be done; None: all.
         samples: of the joint call, with earlier cohorts'; None: the items of `work`.
         sample_time, region_time: seconds of a sample's gather, of a region's joint call; None: assumed, not known.
     """
@@ -104,7 +107,7 @@ def cohort_estimate(
     )
     gathered = estimate(
         gather,
-        _work(work.items, taken),
+        _work(work.items if to_gather is None else to_gather, taken),
         Pace(
             "given" if sample_time else "assumed",
             "a sample in the time given" if sample_time else "gather reads and writes 10–40 MB a second",
@@ -117,14 +120,17 @@ def cohort_estimate(
         reads=False,
         what="gather: ",
     )
-    regions = _regions(section or joint.cohort, own, samples)
+    if regions is None:
+        regions = _regions(section or joint.cohort, own, samples)
+    # What a region holds does not depend on how many are left to do.
+    share = own / max(1, _regions(section or joint.cohort, own, samples))
     joint_leaves = Leaves(
         units=Range(1, 2),
         row_bytes=Range(500, 1500),
         puts=Range(4, 8),
         # Of each sample its index and its slice, which is one range or several.
         gets=samples * Range(2, 5) + 10,
-        output_bytes=own / max(1, regions) * VCF_BYTES_A_BASE * samples * 2,
+        output_bytes=share * samples * VCF_BYTES * 2,
         bytes_a_base=NOTHING,
         log_bytes=Range(1000, 20_000),
         basis="assumed",

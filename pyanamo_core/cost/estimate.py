@@ -24,10 +24,6 @@ from pyanamo_core.workflow import InputBucket, Workflow
 
 SWEEPS: Final = 3
 """Empty looks after which a pilot leaves."""
-START_SECONDS: Final = Range(20, 180)
-"""A pilot's time before its first claim: the container's start, reference and scripts. Assumed."""
-MACHINE_SECONDS: Final = Range(60, 300)
-"""Until Spot machines stand; not paid, but waited for. Assumed."""
 LOSSES: Final = Range(0, 0.1)
 """Seconds of calling lost with machines of Spot, as a share. Assumed; `runs losses` tells what was."""
 MACHINE_VCPUS: Final = 48
@@ -41,6 +37,23 @@ LOG_MONTHS: Final = 3
 TABLE_ROW_OVERHEAD: Final = 200
 """Bytes that DynamoDB bills for a row beside its own, with the index entry of an item."""
 _COUNTED, _MEASURED, _ASSUMED = "counted", "measured", "assumed"
+
+
+@dataclass(frozen=True)
+class Starts:
+    """What goes by before work begins, in seconds.
+
+    Attributes:
+        machine: until Spot machines stand: waited for, not paid.
+        pilot: from a container's start to the pilot's first claim: reference and scripts. Paid.
+    """
+
+    machine: Range
+    pilot: Range
+
+
+STARTS: Final = Starts(machine=Range(60, 300), pilot=Range(20, 180))
+"""On AWS. Assumed."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +136,7 @@ def estimate(
     on_demand: bool = False,
     reads: bool | None = None,
     what: str = "",
+    starts: Starts = STARTS,
 ) -> Estimate:
     """Price a run.
 
@@ -132,9 +146,10 @@ def estimate(
         on_demand: the queue's machines are not of Spot.
         reads: nests read sequencing reads by their loci; None: where scripts are HaplotypeCaller's.
         what: put before each line's name: the step of a cohort.
+        starts: how long machines and pilots take to begin.
     """
     return _Estimate(
-        workflow, work, pace, prices, pilots, on_demand, work.genomic if reads is None else reads, what
+        workflow, work, pace, prices, pilots, on_demand, work.genomic if reads is None else reads, what, starts
     ).all()
 
 
@@ -149,10 +164,11 @@ class _Estimate:
         on_demand: bool,
         reads: bool,
         what: str,
+        starts: Starts,
     ) -> None:
         self.workflow, self.work, self.pace, self.prices = workflow, work, pace, prices
         self.pilots = pilots_of(workflow, work.items, pilots)
-        self.on_demand, self.reads, self.what = on_demand, reads, what
+        self.on_demand, self.reads, self.what, self.starts = on_demand, reads, what, starts
         self.leaves: Leaves = pace.leaves or work.leaves
         self.missing: list[str] = []
         self._time()
@@ -164,7 +180,7 @@ class _Estimate:
         workflow, work, timing = self.workflow, self.work, self.workflow.timing
         self.held = work.item_seconds
         # A pilot looks three times into an empty ledger; the jitter is half of itself on the mean.
-        self.idle = START_SECONDS + (SWEEPS - 1) * timing.sweep_seconds + timing.start_jitter_seconds / 2
+        self.idle = self.starts.pilot + (SWEEPS - 1) * timing.sweep_seconds + timing.start_jitter_seconds / 2
         self.worked: Range | None = None
         self.pilot_seconds: Range | None = None
         self.hours: Range | None = None
@@ -184,7 +200,7 @@ class _Estimate:
         even = (self.worked + self.lost) * (1 / self.pilots)
         longest = work.longest
         clock = Range(max(even.low, longest.low), max(even.high, longest.high, min(even.high + longest.high, 1e12)))
-        self.hours = (clock + START_SECONDS + MACHINE_SECONDS) * (1 / 3600)
+        self.hours = (clock + self.starts.pilot + self.starts.machine) * (1 / 3600)
 
     # --------------------------------------------------------------------------------------------------- ledger
 
@@ -199,7 +215,7 @@ class _Estimate:
             units += beats * cost.MOVE_UNITS[Move.BEAT]
             # A pilot's row: put at its start and end, and at each beat, where its index key moves.
             rounds = Range(0.8, 1.15) * self.pilot_seconds * (1 / timing.beat_seconds) + self.pilots
-            units += rounds * Range(3, 4) + self.pilots * Range(2, 3)
+            units += rounds * Range(3, 5) + self.pilots * Range(2, 4)
             units += self.hours * 3600 * Range(0.5, 1.1) * (1 / timing.poll_seconds)
             units += Range(0, 0.1) * work.items * (cost.MOVE_UNITS[Move.HAND_BACK] + cost.MOVE_UNITS[Move.CLAIM])
         # Versions of the workflow, the run's row and its submissions; claims that another pilot was quicker with.
@@ -214,7 +230,7 @@ class _Estimate:
         units = work.items * Range(1.0, 3.0) + work.read_units
         if self.hours is not None and self.pilot_seconds is not None:
             polls = self.hours * 3600 * Range(0.5, 1.1) * (1 / timing.poll_seconds)
-            units += polls * Range(1, 6) * shards
+            units += polls * Range(1, 5) * shards
             rounds = self.pilot_seconds * (1 / timing.beat_seconds) + SWEEPS * self.pilots
             units += rounds * Range(1, 1 + 2.0 * shards)
         return units + Range(5, 40) + self.pilots * Range(3, 10)

@@ -210,18 +210,39 @@ def work_of_table(
     if not found.items:
         return Work()
     if open_items <= found.items:
-        return _scaled(found, 1.0, found.items, 0)
-    return _scaled(found, open_items / found.items, open_items, found.items)
+        return scaled(found, found.items)
+    return scaled(found, open_items, sampled=found.items)
 
 
-def _scaled(work: Work, by: float, items: int, sampled: int) -> Work:
+def shape_of_table(
+    ledger: Ledger, pace: Pace, *, at_once: int, bases: Bases | None = None, sample: int = SAMPLED
+) -> Work:
+    """What all items of a table ask for, done or not, by the definitions of the first `sample` of them."""
+    measure = _Measure(pace, at_once, bases or Bases())
+    for item in islice(ledger.items(), sample):
+        measure.add(item.item_id, ledger.definition(item))
+    found = measure.work()
+    total = ledger.counts().total
+    return scaled(found, total, sampled=found.items if total > found.items else 0) if found.items else found
+
+
+def scaled(work: Work, items: int, *, sampled: int = 0, imported: bool = False) -> Work:
+    """Work of another number of items, each like these are on the mean.
+
+    Args:
+        sampled: of so many items it was made.
+        imported: these items are yet to be imported, which costs units.
+    """
+    by = items / work.items if work.items else 0.0
+    if not items:
+        return Work(genomic=work.genomic, script=work.script)
     return Work(
         items=items,
         nests=round(work.nests * by),
         bases=round(work.bases * by),
         located=round(work.located * by),
         genomic=work.genomic,
-        import_units=0,
+        import_units=round(work.import_units * by) if imported else 0,
         read_units=work.read_units * by,
         seconds=None if work.seconds is None else work.seconds * by,
         item_seconds=None if work.item_seconds is None else work.item_seconds * by,

@@ -2,7 +2,7 @@
 
 A unit is a write of up to 1 KB. A write that moves an index key costs two more (the entry is deleted and put). An
 item's row stays below 1 KB by construction (rows.py), so that its moves cost the same for every item.
-Prices: on-demand in us-east-1, AWS's page of November 2024.
+What a unit costs, pyanamo_core/cost/prices.py says.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from typing import Final
 
 from pyanamo_core.ledger import rows
 from pyanamo_core.model import Definition, Item, Move, Nest, State
-
-DOLLARS_PER_MILLION_WRITES: Final = 0.625
 
 _SOME_TIME: Final = 1_799_999_999.999
 _ROW = 1
@@ -90,10 +88,6 @@ class Life:
     @property
     def total(self) -> int:
         return self.imported + self.claim + self.beats + self.nests + self.finish + self.attempt
-
-    @property
-    def dollars_per_million_items(self) -> float:
-        return self.total * DOLLARS_PER_MILLION_WRITES
 
 
 def life(item_id: str, definition: Definition, *, beats: int, nest: Nest) -> Life:

@@ -1,4 +1,5 @@
-"""Buckets that look at who asks, and a record of what was asked: signed or not, who pays, which region, which bytes.
+"""Buckets that look at who asks, and a record of what was asked: signed or not, who pays, which region, which bytes, and
+which units of DynamoDB it took.
 
 S3 tells a client that it asked in the wrong way by its answers alone. A rule makes a bucket of the local cloud give
 those answers, from the shape of a request: nobody checks a signature here.
@@ -10,7 +11,7 @@ import io
 import json
 import re
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, cast
@@ -88,6 +89,7 @@ class Porter:
     def __init__(self) -> None:
         self._rules: dict[str, Rule] = {}
         self._seen: deque[Request] | None = None
+        self._units: defaultdict[str, float] = defaultdict(float)
         self._lock = threading.Lock()
 
     def set_rule(self, rule: Rule) -> None:
@@ -101,11 +103,28 @@ class Porter:
         with self._lock:
             self._rules.clear()
             self._seen = None
+            self._units.clear()
 
     def watch(self) -> None:
         """Remember requests from now on."""
         with self._lock:
             self._seen = deque(maxlen=KEPT)
+            self._units.clear()
+
+    @property
+    def watching(self) -> bool:
+        """Does somebody want to know what is asked?"""
+        return self._seen is not None
+
+    def bill(self, table: str, kind: str, units: float) -> None:
+        """Add capacity units that DynamoDB Local says a call took; `kind` is read or write."""
+        with self._lock:
+            self._units[f"{table} {kind}"] += units
+
+    def units(self) -> dict[str, float]:
+        """Units since `watch`, by table and kind, as `Calls write`."""
+        with self._lock:
+            return dict(self._units)
 
     def seen(self) -> list[dict[str, Any]]:
         """What was asked since `watch`, oldest first."""

@@ -211,6 +211,13 @@ class LocalCloud:
         """Requests since `watch`, the fields of `pyanamo_core.local.buckets.Request`."""
         return cast("list[dict[str, Any]]", self._ask("GET", "seen", {})["requests"])
 
+    def units(self) -> dict[str, float]:
+        """Capacity units that DynamoDB's calls took since `watch`, by table and kind: `Calls write`, `Calls read`.
+
+        DynamoDB Local tells them (`ledger="dynamodb-local"`); of moto there are none.
+        """
+        return cast("dict[str, float]", self._ask("GET", "seen", {})["units"])
+
     def _ask(self, method: str, path: str, told: dict[str, Any]) -> dict[str, Any]:
         port = int(self.endpoint.rpartition(":")[2])
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)

@@ -36,6 +36,8 @@ ADMIN: Final = "/_pyanamo/"
 _SCOPE: Final = re.compile(r"Credential=(?P<key>[^/]+)/\d+/(?P<region>[^/]+)/(?P<service>[^/,]+)/")
 _JSON_SERVICES: Final = {"dynamodb", "logs", "ecs", "events", "secretsmanager", "ssm"}
 _REST_JSON_SERVICES: Final = {"batch", "lambda"}
+_WRITES: Final = ("PutItem", "UpdateItem", "DeleteItem", "BatchWriteItem", "TransactWriteItems")
+_READS: Final = ("GetItem", "Query", "Scan", "BatchGetItem", "TransactGetItems")
 _BATCH_JOB_CALLS: Final = {operation.lower(): operation for operation in OPERATIONS}
 log = logging.getLogger(__name__)
 
@@ -107,7 +109,7 @@ class Front:
         if call.service == "batch" and call.operation in _BATCH_JOB_CALLS:
             return self._batch_call(_BATCH_JOB_CALLS[call.operation], call, region, environ, start_response)
         if call.service == "dynamodb" and self._dynamodb is not None:
-            return _send(start_response, *self._forward(self._dynamodb, environ))
+            return _send(start_response, *self._forward(self._dynamodb, call, environ))
         said: list[str] = []
         made = stacks.before_delete(self._clients(region), _form(environ)) if call.operation == "DeleteStack" else []
 
@@ -166,8 +168,15 @@ class Front:
                 self._engine.set_ceiling(told["computeEnvironment"], float(ceiling))
         self._batch.refresh(region)
 
-    def _forward(self, port: int, environ: Environ) -> tuple[int, dict[str, str], bytes]:
-        """Hand a DynamoDB request to DynamoDB Local, over one kept connection per thread."""
+    def _forward(self, port: int, call: Call, environ: Environ) -> tuple[int, dict[str, str], bytes]:
+        """Hand a DynamoDB request to DynamoDB Local, over one kept connection per thread.
+
+        While somebody watches, it is asked what each call takes.
+        """
+        asked = _body(environ)
+        metered = self._porter.watching and call.operation in (*_WRITES, *_READS)
+        if metered:
+            asked = json.dumps({"ReturnConsumedCapacity": "INDEXES", **json.loads(asked)}).encode()
         headers = {
             name.removeprefix("HTTP_").replace("_", "-"): str(value)
             for name, value in environ.items()
@@ -178,7 +187,7 @@ class Front:
         if connection is None:
             connection = self._own.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         try:
-            connection.request("POST", "/", _body(environ), headers)
+            connection.request("POST", "/", asked, headers)
             answer = connection.getresponse()
             data = answer.read()
         except (OSError, http.client.HTTPException):
@@ -186,8 +195,21 @@ class Front:
             connection.close()
             self._own.connection = None
             raise AnswerLostError from None
+        if metered:
+            self._bill(call.operation, json.loads(asked), answer.status, data)
         dropped = ("connection", "transfer-encoding", "content-length")
         return answer.status, {name: value for name, value in answer.getheaders() if name.lower() not in dropped}, data
+
+    def _bill(self, operation: str, asked: dict[str, Any], status: int, answer: bytes) -> None:
+        """Note what a call took. A refused condition is billed as the write of a row, which DynamoDB Local does not tell."""
+        kind = "write" if operation in _WRITES else "read"
+        if status != 200:
+            refused = b"ConditionalCheckFailed" in answer
+            self._porter.bill(str(asked.get("TableName", "")), kind, 1.0 if refused and kind == "write" else 0.0)
+            return
+        told: Any = json.loads(answer).get("ConsumedCapacity") or []
+        for one in cast("list[dict[str, Any]]", told if isinstance(told, list) else [told]):
+            self._porter.bill(str(one["TableName"]), kind, float(one["CapacityUnits"]))
 
     # ------------------------------------------------------------------------------------------------ the admin path
 
@@ -204,7 +226,7 @@ class Front:
             elif path == "watch":
                 self._porter.watch()
             elif path == "seen":
-                told = {"requests": self._porter.seen()}
+                told = {"requests": self._porter.seen(), "units": self._porter.units()}
             elif path == "misbehave":
                 self.misbehave(json.loads(_body(environ)))
             elif path == "shutdown":

@@ -68,8 +68,12 @@ def test_a_cohort_is_planned_without_a_change_then_called_and_its_state_is_shown
     assert {planned[name]["state"] for name in ("gather", "joint", "concat", "report")} == {"waits"}
     assert user.place.clients.client("dynamodb").list_tables()["TableNames"].count(user.place.name) == 0
     # And what comes next is said so that it can be typed
-    told = user.types("plan", "workflow.yaml", "--sheet", "sheet.txt", "--to", "call")
+    told = user.types("plan", "workflow.yaml", "--sheet", "sheet.txt", "--to", "call", "--nest-time", "60-90")
     assert "next: pyanamo cohort run workflow.yaml --sheet sheet.txt --to call" in told.stderr
+    # And what that costs, line by line, of the steps that are to be done
+    assert "in all $" in told.stdout
+    assert "machines, Spot" in told.stdout
+    assert "gather: " not in told.stdout
     # When the call alone is run
     done = user.types("run", "workflow.yaml", "--sheet", "sheet.txt", "--to", "call")
     assert done.returncode == 0, done.stderr

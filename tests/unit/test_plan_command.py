@@ -116,12 +116,6 @@ def test_of_an_unknown_script_hours_are_not_guessed(folder: Path):
         ({"sheet.txt": "nonsense\n"}, (), "no header", 3),
         ({"workflow.yaml": "name: x\n"}, (), "queue", 3),
         ({"workflow.yaml": WORKFLOW + "scripts: nowhere\n"}, (), "there is no", 3),
-        (
-            {"workflow.yaml": WORKFLOW + "references: [{name: ref, uri: /no/where.fa}]\n"},
-            (),
-            "there is no /no/where.fa",
-            3,
-        ),
         ({"prices.yaml": "gold: 1\n"}, ("--prices", "prices.yaml"), "unknown name 'gold'", 3),
         ({}, ("--prices", "nope.yaml"), "cannot be read", 3),
         ({}, ("--nest-time", "soon"), "60-120", 3),
@@ -153,6 +147,11 @@ def test_loci_beyond_the_reference_are_told_by_line(folder: Path):
 def test_lists_that_the_scripts_lack_are_told(folder: Path):
     sheet(folder, "a|call|HaplotypeCaller-1KG.sh|@targets/0001.bed")
     assert "@targets/0001.bed: the task scripts have no such file" in types("--sheet", "sheet.txt", code=3).output
+
+
+def test_a_reference_that_only_the_image_has_is_said(folder: Path):
+    (folder / "workflow.yaml").write_text(WORKFLOW + "references: [{name: ref, uri: /no/where.fa}]\n")
+    assert "/no/where.fa is not on this machine" in types("--sheet", "sheet.txt").output
 
 
 def test_a_script_that_is_nowhere_is_said(folder: Path):

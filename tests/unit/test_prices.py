@@ -115,6 +115,36 @@ def test_the_page_lists_every_price():
         assert f"`{name}`" in page
 
 
+def test_the_pages_say_the_prices_in_force():
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    prices = built_in().named()
+    rows = [
+        line for line in (docs / "cost.md").read_text().splitlines() if line.startswith("| `") and "`, `" not in line
+    ]
+    for row in rows:
+        name, told = (cell.strip(" `") for cell in row.split("|")[1:3])
+        low, _, high = told.partition("–")
+        bounds = prices[name].dollars
+        assert float(low) == pytest.approx(bounds.low, rel=0.02), name
+        assert float(high or low) == pytest.approx(bounds.high, rel=0.02), name
+    assert len(rows) == len(NAMES) - 2  # logs stand in one row
+    bill = (docs / "aws.md").read_text()
+    for name, shown in (
+        ("write_million", "0.625 per million write units"),
+        ("s3_gb_month", "0.023 a month per GB"),
+        ("put_million", "5 per million PUTs"),
+        ("get_million", "0.4 per million GETs"),
+        ("log_gb", "0.50 per GB"),
+        ("secret_month", "0.40 a month"),
+        ("spot_vcpu_hour", "Spot 0.013–0.029"),
+        ("on_demand_vcpu_hour", "on demand 0.043–0.063"),
+    ):
+        assert shown in bill, name
+        assert float(shown.replace("Spot ", "").replace("on demand ", "").split("–")[0].split()[0]) == pytest.approx(
+            prices[name].dollars.low, rel=0.02
+        )
+
+
 # ------------------------------------------------------------------------------------------------------- ranges
 
 
