@@ -126,10 +126,9 @@ def import_base(folder: Path, socket: str) -> None:
     shutil.rmtree(base)
 
 
-def built_image(socket: str, source: Path = ROOT) -> Any:
-    """Build the image from the checkout; what the engine tells of it."""
+def built_image(socket: str, source: Path = ROOT, tag: str = IMAGE, **arguments: str) -> Any:
+    """Build the image from the checkout, with these build arguments; what the engine tells of it."""
     engine = connect(socket)
-    said: list[str] = []
     packed = subprocess.run(
         ["git", "-C", str(source), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         capture_output=True,
@@ -139,7 +138,7 @@ def built_image(socket: str, source: Path = ROOT) -> Any:
     wanted = [name for name in wanted if (source / name).is_file()]
     digest = hashlib.sha256(b"".join(name.encode() + (source / name).read_bytes() for name in wanted)).hexdigest()
     with contextlib.suppress(Exception):  # an engine that is kept may have it from the last time
-        told = engine.inspect_image(IMAGE)
+        told = engine.inspect_image(tag)
         if (told["Config"]["Labels"] or {}).get(LABEL) == digest:
             return told
     with subprocess.Popen(
@@ -151,20 +150,23 @@ def built_image(socket: str, source: Path = ROOT) -> Any:
         assert packing.stdout is not None
         packing.stdin.write("\0".join(wanted).encode())
         packing.stdin.close()
-        for line in engine.build(
-            fileobj=packing.stdout,
-            custom_context=True,
-            dockerfile="docker/Dockerfile",
-            tag=IMAGE,
-            network_mode="host",
-            rm=True,
-            labels={LABEL: digest},
-            decode=True,
-            timeout=600,
-        ):
-            said.append(str(line.get("stream") or line.get("error") or ""))
-            assert "error" not in line, "".join(said)[-3000:]
-    return engine.inspect_image(IMAGE)
+        build(socket, packing.stdout, tag, custom_context=True, labels={LABEL: digest}, buildargs=arguments)
+    return engine.inspect_image(tag)
+
+
+def build(socket: str, packed: Any, tag: str, **more: Any) -> None:
+    """Build an image from a packed folder; what the build said stands in the failure."""
+    said: list[str] = []
+    told = {"dockerfile": "docker/Dockerfile", "network_mode": "host", "rm": True, "timeout": 600} | more
+    for line in connect(socket).build(fileobj=packed, tag=tag, decode=True, **told):
+        said.append(str(line.get("stream") or line.get("error") or ""))
+        assert "error" not in line, "".join(said)[-3000:]
+
+
+def build_folder(socket: str, folder: Path, tag: str) -> None:
+    """What `docker build -t TAG .` does in a folder."""
+    with subprocess.Popen(["tar", "-C", str(folder), "-c", "."], stdout=subprocess.PIPE) as packing:
+        build(socket, packing.stdout, tag, custom_context=True, dockerfile="Dockerfile")
 
 
 def containers_of(socket: str) -> dict[str, str]:
@@ -193,4 +195,4 @@ def said_in(socket: str, *command: str) -> str:
         engine.remove_container(made, force=True)
 
 
-__all__ = ["BASE", "IMAGE", "address", "built_image", "containers_of", "running_engine", "said_in"]
+__all__ = ["BASE", "IMAGE", "address", "build_folder", "built_image", "containers_of", "running_engine", "said_in"]

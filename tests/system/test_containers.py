@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from container_support import IMAGE, built_image, containers_of, running_engine, said_in
+from container_site import DEFINITION, QUEUE, Site, eventually
+from container_support import IMAGE, build_folder, built_image, containers_of, running_engine, said_in
 
-from pyanamo_core.aws import Clients
 from pyanamo_core.genomics.compare import compare_with_truth, total
 from pyanamo_core.genomics.simulate import simulate_cohort, upload_cohort
-from pyanamo_core.ledger import Ledger, open_ledger
 from pyanamo_core.local import LocalCloud, Options, down, up
 from pyanamo_core.local.docker import connect
 from pyanamo_core.local.provision import ensure_compute
@@ -26,7 +25,6 @@ from pyanamo_core.model import Cause, State
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
-QUEUE, DEFINITION = "HaplotypeCaller_Queue", "HaplotypeCaller_JobDef"
 SAMPLES = ("S1", "S2", "S3")
 # The first attempts at S2 and S3 never end by themselves: one is told to, one is killed.
 SCRIPT = """#!/usr/bin/env bash
@@ -36,14 +34,6 @@ S2:1 | S3:1) exec sleep 3599 ;;
 esac
 exec "$PIPELINE/HaplotypeCaller-1KG.sh" "$@"
 """
-QUICK = {
-    "lease_seconds": 60,
-    "beat_seconds": 5,
-    "sweep_seconds": 0.5,
-    "poll_seconds": 1,
-    "start_jitter_seconds": 0,
-    "host_fault_wait_seconds": 2,
-}
 
 
 @pytest.fixture(scope="module")
@@ -79,84 +69,6 @@ def cloud(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loc
     down(home)
     left = connect(engine).containers(all=True, filters={"label": f"pyanamo.cloud={home}"})
     assert left == []
-
-
-def eventually(look: Callable[[], Any], what: str, seconds: float = 240) -> Any:
-    """What `look` finds, as soon as it finds something."""
-    give_up = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < give_up, what
-        time.sleep(0.3)
-    return found
-
-
-class Site:
-    """A bucket, a folder and a shell that leads to the cloud."""
-
-    def __init__(self, cloud: LocalCloud, engine: str, name: str, folder: Path) -> None:
-        self.cloud, self.engine, self.name, self.folder = cloud, engine, name, folder
-        self.clients: Clients = cloud.clients()
-        self.s3 = self.clients.client("s3")
-        self.s3.create_bucket(Bucket=name)
-        self.started: list[subprocess.Popen[str]] = []
-        self.environment = {
-            **{key: value for key, value in os.environ.items() if not key.startswith("AWS_")},
-            **cloud.environment(),
-        }
-
-    def starts(self, *words: str) -> subprocess.Popen[str]:
-        self.started.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "pyanamo", *words],
-                cwd=self.folder,
-                env=self.environment,
-                text=True,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
-        )
-        return self.started[-1]
-
-    def types(self, *words: str, code: int = 0) -> str:
-        with self.starts(*words) as running:
-            out, err = running.communicate(timeout=600)
-        assert running.returncode == code, f"{words}: {running.returncode}\n{out}\n{err}"
-        return out
-
-    def write_workflow(self, **more: Any) -> None:
-        told = {
-            "name": self.name,
-            "queue": QUEUE,
-            "job_definition": DEFINITION,
-            "image": IMAGE,
-            "timing": QUICK,
-            "vcpus": 1,
-            "memory_mb": 2600,
-            "buckets": {"results": f"s3://{self.name}/results", "inputs": [{"bucket": self.name}]},
-        }
-        (self.folder / "workflow.yaml").write_text(yaml.safe_dump(told | more))
-
-    @property
-    def ledger(self) -> Ledger:
-        return open_ledger(self.clients, self.name)[0]
-
-    def pilot_of(self, item: str) -> str:
-        """Batch's job of the pilot that holds an item, "" if none does."""
-        held = self.ledger.item(item)
-        if held.state is not State.LOCKED or not held.owner:
-            return ""
-        pilot = self.ledger.pilot(held.owner)
-        return pilot.batch_job if pilot else ""
-
-    def hanging_in(self, item: str) -> str:
-        """The container in which the item's first attempt sleeps, "" if it does not yet."""
-        container = containers_of(self.engine).get(self.pilot_of(item), "")
-        if container and "sleep 3599" in json.dumps(connect(self.engine).top(container)):
-            return container
-        return ""
-
-    def job(self, job_id: str) -> Any:
-        return self.clients.client("batch").describe_jobs(jobs=[job_id])["jobs"][0]
 
 
 @pytest.fixture
@@ -318,6 +230,110 @@ def test_four_containers_on_a_host_fetch_the_reference_once(site: Site, tmp_path
     seen = {site.types("logs", f"item{number}") for number in range(4)}
     assert len(seen) == 1
     assert "one\t12000000" in seen.pop()
+
+
+def test_the_container_that_fetches_for_its_host_is_killed_and_the_others_go_on(site: Site, tmp_path: Path) -> None:
+    # Given a reference in three ranges, of which the first does not come, and four containers on one host
+    body = b">one\n" + b"ACGT" * 17_000_000 + b"\n"
+    site.s3.put_object(Bucket=site.name, Key="big.fa", Body=body)
+    site.write_workflow(pilots=4, memory_mb=600, references=[{"name": "ref", "uri": f"s3://{site.name}/big.fa"}])
+    lines = [f"item{number}|look|bash -c 'stat -c %s $ref && cut -f 1,2 $ref.fai'|" for number in range(4)]
+    (tmp_path / "sheet.txt").write_text("\n".join(["itemID|TaskID|TaskScript|TaskArgs", *lines]) + "\n")
+    site.types("workflow", "create")
+    site.types("sheet", "import", "sheet.txt")
+    site.cloud.delay("s3", "GetObject", 90)
+    site.cloud.watch()
+    run = site.starts("run")
+
+    # When the others have arrived, and the container that fetches is killed
+    def fetching() -> str:
+        for notes in site.cloud.home.glob("hosts/*/scratch/staging-1000/*.notes"):
+            if notes.read_text().count("\n") >= 3:
+                return site.holder_of(notes.parent)
+        return ""
+
+    killed = eventually(lambda: run.poll() is not None or fetching(), "nobody fetches")
+    assert run.poll() is None, run.communicate()
+    connect(site.engine).kill(killed, "SIGKILL")
+    out, err = run.communicate(timeout=400)
+    asked = [each for each in site.cloud.seen() if each["path"] == f"/{site.name}/big.fa"]
+    site.cloud.behave()
+
+    # Then another one fetched the one range that was missing, and all four items saw the whole file
+    assert run.returncode == 0, f"{out}\n{err}"
+    ranges = [each["range"] for each in asked if each["operation"] == "GetObject"]
+    assert (len(ranges), len(set(ranges))) == (4, 3)
+    assert {site.types("logs", f"item{number}").strip() for number in range(4)} == {f"{len(body)}\none\t68000000"}
+    assert not list(site.cloud.home.glob("hosts/*/scratch/staging-1000/*.notes"))
+
+
+def test_a_job_by_hand_needs_neither_our_command_nor_prefect_and_its_argument_overrides_the_scripts(
+    site: Site, tmp_path: Path
+) -> None:
+    # Given a workflow with task scripts, and an archive with others
+    for name in ("theirs", "ours"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "which.sh").write_text(f"#!/bin/sh\necho {name} $(ls /opt/pyanamo/bin/pyanamo)\n")
+        (tmp_path / name / "which.sh").chmod(0o755)
+    pushed = json.loads(site.types("scripts", "push", "ours", "--to", f"s3://{site.name}/scripts", "--json"))
+    site.write_workflow(memory_mb=600, scripts="theirs")
+    (tmp_path / "sheet.txt").write_text("itemID|TaskID|TaskScript|TaskArgs\none|which|which.sh|\ntwo|which|which.sh|\n")
+    site.types("workflow", "create")
+    batch = site.clients.client("batch")
+
+    def ended(**more: Any) -> Any:
+        told = {"environment": [{"name": "PYANAMO_TABLE", "value": site.name}], **more}
+        asked = {"jobName": "by-hand", "jobQueue": QUEUE, "jobDefinition": DEFINITION, "containerOverrides": told}
+        job = batch.submit_job(**asked)["jobId"]
+        return eventually(lambda: (one := site.job(job))["status"] in ("SUCCEEDED", "FAILED") and one, "no end")
+
+    # When jobs are submitted with nothing but the table's name, and with an archive as their argument
+    assert ended()["status"] == "SUCCEEDED"
+    site.types("sheet", "import", "sheet.txt")
+    assert ended(command=[pushed["uri"]])["status"] == "SUCCEEDED"
+    # Then the items are done with the argument's scripts, and the pilot's row says whose
+    assert {item.state for item in site.ledger.items()} == {State.DONE}
+    assert {site.types("logs", one).split()[0] for one in ("one", "two")} == {"ours"}
+    said = [json.dumps(row.model_dump(mode="json")) for row in site.ledger.pilots()]
+    assert any(pushed["uri"] in one for one in said), said
+    # And a table that is not there ends a job with 78, once
+    (attempt,) = ended(environment=[{"name": "PYANAMO_TABLE", "value": f"{site.name}-none"}])["attempts"]
+    assert attempt["container"]["exitCode"] == 78
+
+
+def test_an_image_of_ones_own_runs_the_pages_workflow_from_its_text(engine: str, tmp_path: Path) -> None:
+    # Given the image without GATK, and the page's own image from it
+    small = built_image(engine, tag="pyanamo:small", GATK="0")
+    whole = connect(engine).inspect_image(IMAGE)
+    print(f"image without GATK {small['Size'] / 1e6:.0f} MB, with it {whole['Size'] / 1e6:.0f} MB")
+    assert small["Size"] < 0.75 * whole["Size"]
+    page = (Path(__file__).parents[2] / "docs" / "own-workflow.md").read_text()
+    script, workflow, objects, sheet, run, _, _, image, _ = re.findall(r"```\n(.*?)```", page, re.S)
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "PYANAMO_", "PREFECT_"))}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    shell = {**kept, "PATH": path, "XDG_STATE_HOME": str(tmp_path / "state")}
+
+    def types(commands: str) -> str:
+        told = {"env": shell, "cwd": tmp_path, "capture_output": True, "text": True}
+        done = subprocess.run(["bash", "-e", "-c", commands], check=False, **told)
+        assert done.returncode == 0, f"{commands}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    types(script + workflow + image.replace("docker build", ": docker build"))
+    build_folder(engine, tmp_path, "copy-logs:1")
+    # When the page's chapters 3 to 5 are typed, with containers of that image as pilots
+    here = 'eval "$(pyanamo local env)"\n'
+    try:
+        types(objects.replace("local up workflow.yaml", f"local up workflow.yaml --docker {engine}"))
+        types(here + sheet.replace("pyanamo rehearse sheet.txt", ""))
+        said = types(here + run)
+    finally:
+        types("pyanamo local down")
+    # Then everything was copied and counted, by the scripts in the image and the tool that it brought along
+    assert "\n870 bytes copied\n" in said
+    rows = (tmp_path / "results.tsv").read_text().splitlines()
+    assert len(rows) == 13
+    assert all("text/plain" in row for row in rows[1:])
 
 
 def test_what_the_engine_and_the_kernel_say_is_told_as_batch_tells_it(cloud: LocalCloud) -> None:
