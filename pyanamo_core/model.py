@@ -310,8 +310,8 @@ class Attempt(Value):
     cause: Cause | None = None
     evidence: str = ""
     """At most 120 bytes."""
-    slot_seconds: float = 0.0
-    """Of all nests that ended under this claim; told at its end, so not by a pilot that died."""
+    slot_seconds: float | None = None
+    """Of all nests that ended under this claim; told at its end, so not by a pilot that died (None)."""
     kept_seconds: float = 0.0
     """Slot-seconds of those that were recorded as done."""
     cpu_seconds: float = 0.0

@@ -89,6 +89,10 @@ class Ledger(Protocol):
 
     def attempts(self, item_id: str) -> list[Attempt]: ...
 
+    def histories(self, items: Iterable[Item]) -> Iterator[tuple[Item, list[Attempt], Nest | None]]:
+        """Each item with its attempts, in their order, and its nest 0 if that is recorded; many items a call."""
+        ...
+
     def tail(self, item: Item, nest: Nest) -> str:
         """The recorded end of a nest's log (from its row, or the LOG row of its fence)."""
         ...

@@ -126,6 +126,10 @@ class MemoryLedger(MemoryRuns):
         with self._lock:
             return [attempt for _, attempt in sorted(self._attempts[item_id].items())]
 
+    def histories(self, items: Iterable[Item]) -> Iterator[tuple[Item, list[Attempt], Nest | None]]:
+        for item in items:
+            yield item, self.attempts(item.item_id), self.nests(item).get(0)
+
     def tail(self, item: Item, nest: Nest) -> str:
         with self._lock:
             return nest.tail or self._tails.get((item.item_id, nest.epoch, nest.index, nest.fence), "")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Final
+
 from pyanamo_core.errors import LeaseLost, OutcomeUnknown, PyAnamoError
 from pyanamo_core.ledger import decisions, rows
 from pyanamo_core.ledger import expressions as x
@@ -9,6 +13,8 @@ from pyanamo_core.ledger.base import LedgerBase, log
 from pyanamo_core.ledger.expressions import Expressions
 from pyanamo_core.ledger.store import Lost, NoAnswer, TooBig, Won
 from pyanamo_core.model import Attempt, Cause, Claim, Item, Nest, NestStatus, Recorded
+
+_ITEMS_AT_ONCE: Final = 50
 
 
 class NestRows(LedgerBase):
@@ -93,6 +99,27 @@ class NestRows(LedgerBase):
         found = [rows.read_attempt(row) for row in self._store.rows(item_id, x.ATTEMPT_PREFIX)]
         return sorted(found, key=lambda attempt: attempt.fence)
 
+    def histories(self, items: Iterable[Item]) -> Iterator[tuple[Item, list[Attempt], Nest | None]]:
+        """Each item with its attempts, in their order, and its nest 0 if that is recorded.
+
+        Rows are asked for by their keys, some 50 items a call: an item's fence says how many attempts it may have.
+        Reads are not strong: what was written in the last second may be missing.
+        """
+        left = iter(items)
+        while some := list(islice(left, _ITEMS_AT_ONCE)):
+            attempts: dict[str, list[Attempt]] = {item.item_id: [] for item in some}
+            first: dict[str, Nest] = {}
+            for row in self._store.batch(key for item in some for key in _history_keys(item)):
+                if row[x.RANGE]["S"].startswith(x.ATTEMPT_PREFIX):
+                    found = rows.read_attempt(row)
+                    attempts[found.item_id].append(found)
+                else:
+                    nest = rows.read_nest(row)
+                    first[nest.item_id] = nest
+            for item in some:
+                told = sorted(attempts[item.item_id], key=lambda attempt: attempt.fence)
+                yield item, told, first.get(item.item_id)
+
     def put_attempt(self, attempt: Attempt) -> None:
         """Write an attempt row, best effort, keyed by its fence; fields that are unset leave what stands."""
         self._put_attempt(attempt, "")
@@ -115,3 +142,10 @@ class NestRows(LedgerBase):
             )
         except (NoAnswer, PyAnamoError) as error:
             log.warning("The attempt row %d of item %s was not written: %s", attempt.fence, attempt.item_id, error)
+
+
+def _history_keys(item: Item) -> Iterator[rows.Row]:
+    if item.fence:
+        yield rows.key(item.item_id, x.nest_row(item.epoch, 0))
+    for fence in range(1, item.fence + 1):
+        yield rows.key(item.item_id, x.attempt_row(fence))

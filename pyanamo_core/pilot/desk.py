@@ -371,7 +371,7 @@ class Desk:
     def _put_attempt(
         self, claim: Claim, cause: Cause | None = None, evidence: str = "", used: Used | None = None
     ) -> None:
-        facts, used = self._facts, used or Used()
+        facts, told = self._facts, used or Used()
         attempt = Attempt(
             item_id=claim.item_id,
             fence=claim.fence,
@@ -391,9 +391,9 @@ class Desk:
             ended=self._clock.now() if cause else None,
             cause=cause,
             evidence=fitted(evidence),
-            slot_seconds=round(used.slot_seconds, 3),
-            kept_seconds=round(used.kept_seconds, 3),
-            cpu_seconds=round(used.cpu_seconds, 3),
+            slot_seconds=None if used is None else round(used.slot_seconds, 3),
+            kept_seconds=round(told.kept_seconds, 3),
+            cpu_seconds=round(told.cpu_seconds, 3),
         )
         try:
             self._ledger.put_attempt(attempt)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import IO, Any
@@ -63,13 +63,13 @@ def export(rows: Iterable[Result], stream: IO[str], form: Format | str = Format.
     """
     form = Format(form)
     if form is Format.JSON:
-        return _write_json(rows, stream)
+        return _write_json(map(record, rows), stream)
     with tempfile.SpooledTemporaryFile(_SPOOL_BYTES, "w+", encoding="utf-8", newline="\n") as spool:
         names: set[str] = set()
         for row in rows:
-            record = flat(row)
-            names.update(record)
-            spool.write(json.dumps(record, ensure_ascii=False) + "\n")
+            line = flat(row)
+            names.update(line)
+            spool.write(json.dumps(line, ensure_ascii=False) + "\n")
         spool.seek(0)
         columns = [*COLUMNS, *sorted(names.difference(COLUMNS))]
         return _write_table(_spooled(spool), columns, stream, form)
@@ -124,7 +124,17 @@ def _spooled(spool: IO[str]) -> Iterator[dict[str, Any]]:
         yield json.loads(line)
 
 
-def _write_table(rows: Iterable[dict[str, Any]], columns: list[str], stream: IO[str], form: Format) -> int:
+def write_rows(
+    rows: Iterable[Mapping[str, Any]], columns: Sequence[str], stream: IO[str], form: Format | str = Format.TSV
+) -> int:
+    """Write rows that are at hand one by one, with the columns that are told, as `export` does; returns their number."""
+    form = Format(form)
+    if form is not Format.JSON:
+        return _write_table(rows, columns, stream, form)
+    return _write_json(rows, stream)
+
+
+def _write_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], stream: IO[str], form: Format) -> int:
     count = 0
     if form is Format.CSV:
         writer = csv.writer(stream, lineterminator="\n")
@@ -147,10 +157,10 @@ def _one_line(cell: str) -> str:
     return cell.translate(_SPACES)
 
 
-def _write_json(rows: Iterable[Result], stream: IO[str]) -> int:
+def _write_json(rows: Iterable[Mapping[str, Any]], stream: IO[str]) -> int:
     count = 0
     stream.write("[")
     for count, row in enumerate(rows, 1):
-        stream.write(("\n" if count == 1 else ",\n") + json.dumps(record(row), ensure_ascii=False))
+        stream.write(("\n" if count == 1 else ",\n") + json.dumps(row, ensure_ascii=False))
     stream.write("\n]\n" if count else "]\n")
     return count

@@ -43,6 +43,8 @@ def test_a_pilot_tells_what_its_slots_were_held_for(world: World) -> None:
     assert row.started <= row.ready <= row.started + 30
     # And the attempts tell the same of their items: what was kept, and what was in vain
     (good,), (bad,) = world.ledger.attempts("good"), world.ledger.attempts("bad")
+    assert good.slot_seconds is not None
+    assert bad.slot_seconds is not None
     assert good.kept_seconds == good.slot_seconds > 0.5
     assert 0 < bad.kept_seconds < bad.slot_seconds
     assert good.slot_seconds + bad.slot_seconds == pytest.approx(sum(spent.slot_seconds.values()), abs=0.01)
@@ -76,6 +78,7 @@ def test_a_nest_with_the_memory_of_two_slots_spends_both(world: World) -> None:
     world.ledger.retry(world.ledger.item(item.item_id), memory_factor=2.0)
     world.work()
     attempt = world.ledger.attempts("big")[-1]
+    assert attempt.slot_seconds is not None
     assert attempt.slot_seconds >= 1.0
     assert attempt.ended is not None
     assert attempt.slot_seconds > 1.5 * (attempt.ended - attempt.started) - 1.0
