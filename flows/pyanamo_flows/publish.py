@@ -290,8 +290,9 @@ def summary(
     links: dict[str, str],
     lost: Losses | None = None,
     quality: Quality | None = None,
+    cost: str = "",
 ) -> str:
-    """The report's summary in Markdown: outcome, states, what interruptions cost, the first failed items with their
+    """The report's summary in Markdown: outcome, states, what it cost and what interruptions did, the first failed items with their
     causes, samples with a figure out of its bounds, where things lie."""
     hours = ((run.ended or run.started) - run.started) / 3600
     lines = [f"## {table}: {run.outcome or 'still running'}", ""]
@@ -300,6 +301,8 @@ def summary(
     lines += [f"Run `{run.run_id}`, workflow version {run.workflow_version}, {hours:.2f} h", ""]
     lines += ["| state | items | share |", "|---|---:|---:|"]
     lines += [f"| {row['state']} | {row['items']:,} | {row['share']} |" for row in state_rows(counts)]
+    if cost:
+        lines += ["", f"Cost: {cost} (`pyanamo cost {run.run_id} --table {table}`)"]
     if lost is not None and lost.attempts:
         told = ", ".join(f"{loss.attempts:,} × {loss.cause}" for loss in lost.causes)
         lines += ["", f"Interruptions (no failures): {told}; {lost.lost_seconds / 3600:.2f} h of work lost"]

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import os
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run as own
 
 from pyanamo_core.aws import Clients, explained
+from pyanamo_core.cost.prices import Prices, price_list
+from pyanamo_core.cost.spent import in_words, of_run
 from pyanamo_core.errors import ExtraMissing, PyAnamoError
 from pyanamo_core.ledger import open_ledger
 from pyanamo_core.model import Item, Run, State
@@ -54,7 +59,8 @@ def report(table: str, run_id: str = "", html: bool = True, aws: Aws = Aws()) ->
         except (ExtraMissing, PyAnamoError) as missing:
             log.warning("No HTML report: %s", missing)
     failed, more = failed_items(ledger)
-    text = publish.summary(run, ledger.counts(), table, failed, more, links, lost, quality)
+    cost = cost_of(clients, ledger, run, log)
+    text = publish.summary(run, ledger.counts(), table, failed, more, links, lost, quality, cost)
     guard = publish.Guard("the summary")
     flow_run_id = UUID(str(own.id)) if own.id else None
     guard(publish.put_artifact, {}, publish.key(table, "summary"), "markdown", text, f"Run `{run.run_id}`", flow_run_id)
@@ -70,6 +76,25 @@ def failed_items(ledger: Ledger, shown: int = SHOWN_FAILED) -> tuple[list[Item],
     """The first failed items, and how many more there are."""
     first = list(itertools.islice(ledger.items(State.FAILED), shown))
     return first, max(0, ledger.count(State.FAILED) - len(first)) if len(first) == shown else 0
+
+
+def prices_of(clients: Clients) -> Prices:
+    """Prices of the region; those of the file that PYANAMO_PRICES names go before.
+
+    Raises:
+        PricesInvalid.
+    """
+    return price_list(clients.region or "", os.environ.get("PYANAMO_PRICES"))
+
+
+def cost_of(clients: Clients, ledger: Ledger, run: Run, log: Any) -> str:
+    """What the run has cost, in a line; nothing where no pilot came, or the prices cannot be read."""
+    try:
+        told = of_run(ledger, run, prices_of(clients), now=time.time())
+    except PyAnamoError as error:
+        log.warning("What it cost is not told: %s", error)
+        return ""
+    return in_words(told) if told.pilots else ""
 
 
 def put_html(clients: Clients, ledger: Ledger, run: Run, workflow: Workflow) -> tuple[str, ReportData]:
@@ -88,7 +113,7 @@ def put_html(clients: Clients, ledger: Ledger, run: Run, workflow: Workflow) -> 
     key = "/".join(part for part in (prefix, workflow.table_name, "results", f"run-{run.run_id}.html") if part)
     with tempfile.TemporaryDirectory(prefix="pyanamo-") as folder:
         path = Path(folder) / "report.html"
-        data = write_report(ledger, path, run_id=run.run_id, fetch=s3_fetch(clients))
+        data = write_report(ledger, path, run_id=run.run_id, fetch=s3_fetch(clients), prices=prices_of(clients))
         with explained("s3", "PutObject"):
             clients.client("s3").put_object(
                 Bucket=bucket, Key=key, Body=path.read_bytes(), ContentType="text/html; charset=utf-8"

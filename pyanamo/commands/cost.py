@@ -131,28 +131,14 @@ def cost(
 
 
 def _of_run(context: Context, run: Run, prices: Prices) -> RunCost:
-    spending = spending_of(context, run, prices)
+    from pyanamo_core.cost.spent import of_run
+
+    spending = of_run(context.ledger, run, prices, now=time.time())
     if not spending.pilots:
         gone = run.ended is not None and time.time() - run.ended > 30 * 86400
         reason = "rows are kept for 30 days" if gone else "none has come to its first beat yet; see: pyanamo runs show"
         raise NoPilots(run_id=run.run_id, reason=reason)
     return RunCost(context.table_name, run.run_id, state_of(run), took(run), prices.region, spending, spending.dollars)
-
-
-def spending_of(context: Context, run: Run, prices: Prices) -> Spending:
-    """What a run's pilots have spent."""
-    from pyanamo_core.cost.spent import spent
-
-    workflow = context.ledger.workflow(run.workflow_version)[1]
-    return spent(
-        context.ledger.pilots(run.run_id),
-        prices,
-        now=time.time(),
-        vcpus=workflow.vcpus,
-        beat_seconds=workflow.timing.beat_seconds,
-        lease_seconds=workflow.timing.lease_seconds,
-        until=run.ended,
-    )
 
 
 def _run_view(told: RunCost) -> RenderableType:
@@ -310,6 +296,7 @@ def _of_parts(context: Context, run: Run, prices: Prices, by: By, out: str | Non
         item_costs,
     )
     from pyanamo_core.cost.ranges import Range, total
+    from pyanamo_core.cost.spent import of_run
 
     workflow = context.ledger.workflow(run.workflow_version)[1]
     pricing = Pricing(prices, time.time(), workflow.vcpus, workflow.slots, workflow.timing.beat_seconds)
@@ -326,7 +313,8 @@ def _of_parts(context: Context, run: Run, prices: Prices, by: By, out: str | Non
             _write(out, ITEM_COLUMNS if by is By.ITEM else SAMPLE_COLUMNS, (as_row(one) for one in told))
         for _ in told:
             pass
-    overhead = [line for line in spending_of(context, run, prices).lines if line.kind == "overhead"]
+    spending = of_run(context.ledger, run, prices, now=time.time())
+    overhead = [line for line in spending.lines if line.kind == "overhead"]
     low, high, lost_low, lost_high, ledger_low, ledger_high = dearest.amounts
     data = PartsCost(
         table=context.table_name,

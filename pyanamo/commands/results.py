@@ -173,14 +173,15 @@ def _export_parquet(context: Context, file: str, state: State | None) -> Told:
 
 
 def _export_html(context: Context, file: str, run: str | None) -> Told:
+    from pyanamo.commands.plan import prices_of
     from pyanamo_core.report import collect, render, write_report
     from pyanamo_core.report.results import s3_fetch
 
-    fetch = s3_fetch(context.clients)
+    fetch, prices = s3_fetch(context.clients), prices_of(context, None)
     if file == "-":
-        sys.stdout.write(render(collect(context.ledger, run_id=run, fetch=fetch)))
+        sys.stdout.write(render(collect(context.ledger, run_id=run, fetch=fetch, prices=prices)))
         return Told()
-    data = write_report(context.ledger, Path(file), run_id=run, fetch=fetch)
+    data = write_report(context.ledger, Path(file), run_id=run, fetch=fetch, prices=prices)
     told = {"file": file, "format": "html", "items": data.counts.total, "nests": sum(data.nest_counts.values())}
     return Told(told, quiet=[file], next=f"xdg-open {file}")
 

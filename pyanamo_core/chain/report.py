@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pyanamo_core.aws import Clients, explained
+from pyanamo_core.cost.prices import Prices, price_list
+from pyanamo_core.cost.ranges import Range, dollars, total
+from pyanamo_core.cost.spent import spent
 from pyanamo_core.model import State
 from pyanamo_core.protocols import Ledger
 from pyanamo_core.report import Section, write_report
@@ -32,7 +37,8 @@ def put_report(clients: Clients, call: Workflow, others: Sequence[Workflow]) -> 
     uri = report_uri(call)
     fetch = s3_fetch(clients)
     ledgers = [open_ledger(clients, one.table_name)[0] for one in (call, *others)]
-    sections = [_steps(ledgers), *_vcf(ledgers[-1], fetch)]
+    prices = price_list(clients.region or "", os.environ.get("PYANAMO_PRICES"))
+    sections = [steps(ledgers, prices, time.time()), *_vcf(ledgers[-1], fetch)]
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     with tempfile.TemporaryDirectory(prefix="pyanamo-") as folder:
         path = Path(folder) / "cohort.html"
@@ -44,13 +50,28 @@ def put_report(clients: Clients, call: Workflow, others: Sequence[Workflow]) -> 
     return uri
 
 
-def _steps(ledgers: Sequence[Ledger]) -> Section:
+def steps(ledgers: Sequence[Ledger], prices: Prices, now: float) -> Section:
+    """A line for each step's table: items, runs, hours, and what its pilots have cost (of the last 30 days)."""
     rows: list[tuple[str, ...]] = []
+    sums: list[Range] = []
     for ledger in ledgers:
         counts, runs = ledger.counts(), ledger.runs()
         seconds = sum(max(0.0, run.ended - run.started) for run in runs if run.ended)
-        rows.append((ledger.table, f"{counts.done:,} of {counts.total:,}", str(len(runs)), duration(seconds)))
-    columns = ("table", "items done", "runs", "from their starts to their ends")
+        vcpus = ledger.workflow()[1].vcpus
+        cost = spent(ledger.pilots(), prices, now=now, vcpus=vcpus)
+        sums.append(cost.dollars)
+        rows.append(
+            (
+                ledger.table,
+                f"{counts.done:,} of {counts.total:,}",
+                str(len(runs)),
+                duration(seconds),
+                f"{cost.vcpu_seconds / 3600:,.2f}",
+                dollars(cost.dollars),
+            )
+        )
+    rows.append(("in all", "", "", "", "", dollars(total(sums))))
+    columns = ("table", "items done", "runs", "from their starts to their ends", "vCPU hours", "cost, list prices")
     return Section("Steps of the cohort", columns, tuple(rows))
 
 

@@ -11,15 +11,16 @@ may have come after is `unseen`, and stands in the upper bounds of dollars.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 from pyanamo_core.cost.estimate import MACHINE_VCPUS, SCRATCH_GB
 from pyanamo_core.cost.prices import GB, HOURS_A_MONTH, Prices
-from pyanamo_core.cost.ranges import NOTHING, Range, exactly, total
+from pyanamo_core.cost.ranges import NOTHING, Range, dollars, exactly, total
 from pyanamo_core.ledger import cost as units
-from pyanamo_core.model import INTERRUPTIONS, Cause, Move, PilotRecord
+from pyanamo_core.model import INTERRUPTIONS, Cause, Move, PilotRecord, Run
+from pyanamo_core.protocols import Ledger
 
 HOUR: Final = 3600.0
 MILLION: Final = 1e6
@@ -315,6 +316,35 @@ def spent(
     return counting.spending
 
 
+def of_run(ledger: Ledger, run: Run, prices: Prices, *, now: float) -> Spending:
+    """What a run's pilots have cost, by the workflow that it pins. Reads their rows, and no items."""
+    workflow = ledger.workflow(run.workflow_version)[1]
+    return spent(
+        ledger.pilots(run.run_id),
+        prices,
+        now=now,
+        vcpus=workflow.vcpus,
+        beat_seconds=workflow.timing.beat_seconds,
+        lease_seconds=workflow.timing.lease_seconds,
+        until=run.ended,
+    )
+
+
+def in_words(spending: Spending) -> str:
+    """One line: dollars, vCPU hours, what of them was lost, what Spot saved."""
+    told = spending
+    text = f"{dollars(told.dollars)} by list prices: {told.vcpu_seconds / HOUR:,.2f} vCPU hours"
+    if told.vcpu_seconds:
+        text += (
+            f", {100 * told.lost_vcpu_seconds / told.vcpu_seconds:.0f} % of them lost ({dollars(told.lost_dollars)})"
+        )
+    if told.write_units:
+        text += f"; {told.write_units:,.0f} write units"
+    if told.saved.high >= 0.01:
+        text += f"; Spot saved {dollars(told.saved)}"
+    return text
+
+
 def vcpu_second(prices: Prices, instance_type: str, lifecycle: str) -> tuple[Range, Range]:
     """Dollars of a vCPU-second as it was bought, and on demand. Of an unknown lifecycle the first is either."""
     on_demand = prices.vcpu_hour(instance_type, on_demand=True).dollars * (1 / HOUR)
@@ -354,11 +384,3 @@ def counted(pilot: PilotRecord, beat_seconds: float) -> Range:
     open_ended = (pilot.claims - ends) * (units.MOVE_UNITS[Move.HAND_BACK] + 1) if pilot.claims > ends else 0
     held = max(pilot.items, 1) * units.MOVE_UNITS[Move.BEAT] * rounds * 1.15
     return Range(sure + 0.8 * rounds, sure + open_ended + 2 * nests + held + (rounds * 1.15 + 2) * 5)
-
-
-def shares(spending: Spending) -> Mapping[str, float]:
-    """Share of each kind (useful, failed, cut short, overhead) in the vCPU time."""
-    told: dict[str, float] = {}
-    for line in spending.lines:
-        told[line.kind] = told.get(line.kind, 0.0) + line.share
-    return told

@@ -38,6 +38,8 @@ class Environment:
     name: str
     max_vcpus: float
     enabled: bool
+    lifecycle: str = ""
+    """`spot` or `on-demand`, as a host's metadata tell it; empty: unmanaged, nobody knows."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def read_compute(clients: Clients) -> Compute:
             # An unmanaged environment has no ceiling in Batch: this machine's processors are the honest one.
             float(resources.get("maxvCpus", os.cpu_count() or 1)),
             told.get("state", "ENABLED") == "ENABLED",
+            {"SPOT": "spot", "EC2": "on-demand"}.get(str(resources.get("type")), ""),
         )
     by_name = {environment.name: environment.arn for environment in environments.values()}
     queues: dict[str, Queue] = {}

@@ -288,6 +288,10 @@ class Front:
             return 200, running.attempt.host
         if wanted == "latest/meta-data/instance-type":
             return 200, "local"
+        if wanted == "latest/meta-data/instance-life-cycle":
+            known = self._engine.compute(running.job.plan.region).environments.values()
+            told = next((each.lifecycle for each in known if each.name == running.place.name), "")
+            return (200, told) if told else (404, "")
         if wanted == "latest/meta-data/placement/availability-zone":
             return 200, f"{running.job.plan.region}a"
         if wanted == "latest/meta-data/spot/instance-action" and running.spot_notice:

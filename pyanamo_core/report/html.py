@@ -11,6 +11,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from pyanamo_core.cost.prices import Prices
+from pyanamo_core.cost.ranges import dollars
+from pyanamo_core.cost.spent import Spending, in_words, of_run
 from pyanamo_core.errors import ExtraMissing, FolderMissing
 from pyanamo_core.model import Counts, Item, PilotRecord, Run, State
 from pyanamo_core.protocols import Ledger
@@ -104,6 +107,8 @@ class ReportData:
     sections: tuple[Section, ...] = field(default=())
     losses: Losses = field(default_factory=Losses)
     """What interruptions cost the run."""
+    spending: Spending | None = None
+    """What the run has cost, if prices were given."""
     quality: Quality | None = None
     """Of samples whose variants were called."""
 
@@ -133,6 +138,7 @@ def collect(
     fetch: Fetch | None = None,
     sections: Sequence[Section] = (),
     now: float | None = None,
+    prices: Prices | None = None,
     max_items: int = MAX_ITEMS,
     max_nests: int = MAX_NESTS,
 ) -> ReportData:
@@ -145,6 +151,7 @@ def collect(
         fetch: reads results that were too big for their row (results.s3_fetch).
         sections: tables of the caller's own, shown first.
         now: seconds since 1970, for what has not ended.
+        prices: to say what the run has cost; None: the report does not say it.
         max_items, max_nests: rows of a table on the page; the export has all of them.
 
     Raises:
@@ -162,6 +169,7 @@ def collect(
     run_seconds = None
     if run is not None and run.started:
         run_seconds = max(0.0, (run.ended or moment) - run.started)
+    spending = of_run(ledger, run, prices, now=moment) if run is not None and prices is not None and pilots else None
     return ReportData(
         title=title or f"Report of {ledger.table}",
         table=ledger.table,
@@ -184,9 +192,37 @@ def collect(
         busy_seconds=gathered.busy_seconds,
         peak_memory_mb=gathered.peak_memory_mb,
         median_seconds=statistics.median(gathered.durations) if gathered.durations else None,
-        sections=(*sections, *_about_losses(losing.losses)),
+        sections=(*sections, *_about_costs(spending), *_about_losses(losing.losses)),
+        spending=spending,
         losses=losing.losses,
         quality=quality(fold),
+    )
+
+
+def _about_costs(spending: Spending | None) -> Iterable[Section]:
+    if spending is None or not spending.pilots:
+        return
+    rows = [
+        (
+            line.what,
+            line.kind,
+            f"{line.vcpu_seconds / 3600:,.2f} vCPU hours",
+            f"{100 * line.share:.1f} %",
+            dollars(line.dollars),
+        )
+        for line in spending.lines
+    ]
+    kinds = ["" if line.kind == "useful" else "bad" if line.kind == "failed" else "" for line in spending.lines]
+    rows += [
+        (bill.what, bill.basis, f"{bill.amount} {bill.unit}", "", dollars(bill.dollars)) for bill in spending.bills
+    ]
+    rows.append(("in all", "", "", "", dollars(spending.dollars)))
+    yield Section(
+        "What it cost",
+        ("what", "", "amount", "share", "dollars"),
+        tuple(rows),
+        f"{in_words(spending)}. Lost is everything that is not useful; docs/cost.md says what is not in it.",
+        tuple(kinds + [""] * (len(rows) - len(kinds))),
     )
 
 

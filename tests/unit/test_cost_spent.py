@@ -12,14 +12,16 @@ from typer.testing import CliRunner
 
 from pyanamo.context import Context, Opened
 from pyanamo.main import app
+from pyanamo_core.chain.report import steps
 from pyanamo_core.clock import FakeClock
 from pyanamo_core.cost.items import Pricing, SampleSums, item_costs
 from pyanamo_core.cost.prices import price_list
 from pyanamo_core.cost.ranges import Range
-from pyanamo_core.cost.spent import Spending, spent
+from pyanamo_core.cost.spent import Spending, in_words, of_run, spent
 from pyanamo_core.ledger.memory import MemoryLedger
 from pyanamo_core.ledger.rows import pilot_row, read_pilot
 from pyanamo_core.model import Attempt, Cause, Definition, Nest, NestStatus, PilotRecord, Run, Spent, State
+from pyanamo_core.report import collect, render
 from pyanamo_core.workflow import Buckets, Workflow
 
 NOW = 1_800_000_000.0
@@ -314,3 +316,31 @@ def test_states_of_the_table_are_as_the_story_says(table: Table) -> None:
     counts = table.ledger.counts()
     assert (counts.done, counts.failed, counts.locked, counts.todo) == (1, 1, 1, 1)
     assert table.ledger.item("C").state is State.LOCKED
+
+
+def test_the_html_report_tells_what_the_run_cost_where_prices_are_given(table: Table, prices: Any) -> None:
+    data = collect(table.ledger, run_id="r", prices=prices, now=table.clock.now())
+    assert data.spending is not None
+    page = render(data)
+    assert "What it cost" in page
+    assert in_words(data.spending) in page.replace("&#39;", "'")
+    assert "What it cost" not in render(collect(table.ledger, run_id="r", now=table.clock.now()))
+
+
+def test_the_summary_has_the_cost_in_a_line(table: Table, prices: Any) -> None:
+    from pyanamo_flows.publish import summary
+
+    run = table.ledger.run("r")
+    told = in_words(of_run(table.ledger, run, prices, now=table.clock.now()))
+    assert "4.00 vCPU hours" in told
+    assert "Spot saved" in told
+    text = summary(run, table.ledger.counts(), "Seq", [], 0, {}, cost=told)
+    assert f"Cost: {told} (`pyanamo cost r --table Seq`)" in text
+
+
+def test_the_cohorts_report_tells_the_cost_of_each_step_and_their_sum(table: Table, prices: Any) -> None:
+    told = steps([table.ledger, table.ledger], prices, table.clock.now())
+    first, second, sum_of_all = told.rows
+    assert first == second
+    assert first[-2:] == ("4.00", "$0.16–0.20")
+    assert sum_of_all[-1] == "$0.33–0.41"
