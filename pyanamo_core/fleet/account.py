@@ -14,10 +14,11 @@ from typing import Final, Literal
 from pyanamo_core.clock import SystemClock
 from pyanamo_core.errors import PyAnamoError
 from pyanamo_core.fleet.batch import Batch
-from pyanamo_core.fleet.explain import Finding, Observation, findings, guarded, observe
+from pyanamo_core.fleet.explain import Finding, Observation, counted, findings, guarded, observe
 from pyanamo_core.fleet.failures import failures
 from pyanamo_core.fleet.jobs import Environment
 from pyanamo_core.fleet.plan import Pilots, fresh_seconds, leaving_cause, merged, sort_pilots
+from pyanamo_core.fleet.spending import spending
 from pyanamo_core.model import Counts, Run
 from pyanamo_core.protocols import Clock, Ledger
 from pyanamo_core.words import listed, number_of, quoted, span, when
@@ -99,13 +100,14 @@ def of_table(ledger: Ledger, workflow: Workflow, version: int) -> Account:
 
 def of_run(batch: Batch, ledger: Ledger, run: Run, workflow: Workflow, *, clock: Clock | None = None) -> Account:
     """A run: how far it is, its pilots by Batch and by their own beats, where they run, and what keeps it."""
-    now = (clock or SystemClock()).now()
+    clock = clock or SystemClock()
+    now = clock.now()
     try:
         seen = observe(batch, ledger, run, workflow, clock=clock)
         found = findings(seen)
     except PyAnamoError as error:
-        seen, found = _without_batch(ledger, run, workflow, now), [guarded(error)]
-    facts = [_beginning(ledger, run, now), items_told(seen.counts)]
+        seen, found = _without_batch(ledger, run, workflow, clock), [guarded(error)]
+    facts = [_beginning(ledger, run, now), *_bounds(seen, workflow), items_told(seen.counts)]
     facts += _asked(seen) + _beats(seen.pilots or Pilots(), now)
     if run.ended is None:
         facts += _surroundings(seen)
@@ -121,11 +123,26 @@ def of_run(batch: Batch, ledger: Ledger, run: Run, workflow: Workflow, *, clock:
     return Account("run", run.run_id, tuple(facts), tuple(found), _next(run, seen.counts, found, example))
 
 
-def _without_batch(ledger: Ledger, run: Run, workflow: Workflow, now: float) -> Observation:
-    timing = workflow.timing
+def _without_batch(ledger: Ledger, run: Run, workflow: Workflow, clock: Clock) -> Observation:
+    timing, now = workflow.timing, clock.now()
     fresh = fresh_seconds(timing.beat_seconds, timing.lease_seconds)
     pilots = sort_pilots(ledger.pilots(run.run_id), now=now, fresh_seconds=fresh)
-    return Observation(run, ledger.counts(), 0, queue_name=workflow.queue, pilots=pilots, now=now)
+    counts, claimable = counted(ledger, run, clock)
+    return Observation(run, counts, claimable, queue_name=workflow.queue, pilots=pilots, now=now)
+
+
+def _bounds(seen: Observation, workflow: Workflow) -> list[str]:
+    """What a run was bounded to: a canary's items, dollars."""
+    run, facts = seen.run, list[str]()
+    if run.only:
+        facts.append(f"It is a canary and works on {number_of(len(run.only), 'item')} only: {listed(list(run.only))}.")
+    spent = spending(run, seen.pilots or Pilots(), vcpus=workflow.vcpus, now=seen.now)
+    if run.max_dollars is not None and spent is not None:
+        facts.append(
+            f"It may cost ${run.max_dollars:,.2f}; its pilots' machines have cost ${spent.low:,.2f} to ${spent.high:,.2f},"
+            f" and what they hold will cost some ${spent.committed:,.2f} more."
+        )
+    return facts
 
 
 def _beginning(ledger: Ledger, run: Run, now: float) -> str:

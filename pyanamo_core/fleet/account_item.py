@@ -18,7 +18,7 @@ from pyanamo_core.fleet.plan import fresh_seconds
 from pyanamo_core.fleet.recover import attempt_end, owners_of
 from pyanamo_core.model import Attempt, Definition, Item, Nest, NestStatus, PilotRecord, Run, State
 from pyanamo_core.protocols import Clock, Ledger
-from pyanamo_core.words import number_of, quoted, span, when
+from pyanamo_core.words import listed, number_of, quoted, span, when
 from pyanamo_core.workflow import Workflow
 
 ATTEMPTS_TOLD: Final = 4
@@ -258,6 +258,10 @@ def _free(
     if run is None:
         found = Finding("table", "no run is live, so that nobody claims it", "Start one with: pyanamo run", "no_run")
         return [], [found]
+    if run.only and known.item.item_id not in run.only:
+        fact = f"run {run.run_id} is live, but a canary: it works on {listed(list(run.only))} only"
+        advice = "It is claimed by the run that follows: pyanamo run"
+        return [], [Finding("table", fact, advice, "not_chosen")]
     try:
         pinned = ledger.workflow(run.workflow_version)[1]
         seen = observe(batch, ledger, run, pinned, clock=clock)
@@ -274,7 +278,7 @@ def _free(
 
 
 def _live_run(ledger: Ledger, item: Item) -> Run | None:
-    runs = ledger.live_runs()
+    runs = sorted(ledger.live_runs(), key=lambda run: (item.item_id in run.only or not run.only, run.started))
     if item.run_id:
         try:
             own = ledger.run(item.run_id)
@@ -282,7 +286,7 @@ def _live_run(ledger: Ledger, item: Item) -> Run | None:
             own = None
         if own is not None and own.ended is None:
             return own
-    return max(runs, key=lambda run: run.started) if runs else None
+    return runs[-1] if runs else None
 
 
 def _next(known: Known, found: Sequence[Finding]) -> str:

@@ -26,11 +26,14 @@ from pyanamo_core.fleet.plan import (
     stop_for_set_up,
 )
 from pyanamo_core.fleet.reasons import DEPLOY, INVALID, WAITING, known
+from pyanamo_core.fleet.tally import ChosenTally, Tally
 from pyanamo_core.model import Cause, Counts, Mode, Run
 from pyanamo_core.protocols import Clock, Ledger
 from pyanamo_core.words import listed, number_of, span
 from pyanamo_core.workflow import Workflow
 
+DOLLARS: Final = "max_dollars"
+"""A word of the reason of a run that its limit has drained (spending.py)."""
 SLOW_SECONDS: Final = 900.0
 """A machine takes minutes to come up; pilots that wait for longer wait for something else."""
 
@@ -141,19 +144,27 @@ def look(
 
 def observe(batch: Batch, ledger: Ledger, run: Run, workflow: Workflow, *, clock: Clock | None = None) -> Observation:
     """`look` for somebody who does not watch the run: reads counts and pilots, and describes its jobs first."""
-    now, timing = (clock or SystemClock()).now(), workflow.timing
+    clock = clock or SystemClock()
+    now, timing = clock.now(), workflow.timing
     fresh = fresh_seconds(timing.beat_seconds, timing.lease_seconds)
+    counts, claimable = counted(ledger, run, clock)
     return look(
         batch,
         run,
-        ledger.counts(),
-        ledger.claimable(within_seconds=DUE_SOON_SECONDS),
+        counts,
+        claimable,
         list(batch.describe(each.job_id for each in run.submissions if each.job_id).values()),
         queue=workflow.queue,
         definition=workflow.job_definition,
         pilots=sort_pilots(ledger.pilots(run.run_id), now=now, fresh_seconds=fresh),
         now=now,
     )
+
+
+def counted(ledger: Ledger, run: Run, clock: Clock) -> tuple[Counts, int]:
+    """Items by state, and how many are claimable soon: the table's, or of a canary its own."""
+    tally = ChosenTally(ledger, clock, run.only) if run.only else Tally(ledger, clock)
+    return tally.whole() if run.only else ledger.counts(), tally.claimable(within_seconds=DUE_SOON_SECONDS)
 
 
 def _place(batch: Batch, name: str) -> Place:
@@ -189,7 +200,7 @@ def findings(seen: Observation) -> list[Finding]:
 def _about_end(seen: Observation) -> list[Finding]:
     run, counts = seen.run, seen.counts
     fact = f"it has ended: {run.outcome}" + (f" ({run.reason})" if run.reason else "")
-    found = [Finding(f"run {run.run_id}", fact, code=f"run_{run.outcome}")]
+    found = [Finding(f"run {run.run_id}", fact, _go_on(run) if counts.open else "", f"run_{run.outcome}")]
     if counts.failed and not counts.done and not counts.open:
         found.append(
             Finding(
@@ -202,13 +213,21 @@ def _about_end(seen: Observation) -> list[Finding]:
     return found
 
 
+def _go_on(run: Run) -> str:
+    """How what a run has left is gone on with."""
+    if DOLLARS in run.reason:
+        return "Go on with: pyanamo run, with a higher max_dollars"
+    return "Go on with: pyanamo run" + (", once that is mended" if run.outcome == "stopped" else "")
+
+
 def _about_run(seen: Observation) -> list[Finding]:
     run, counts = seen.run, seen.counts
     name = f"run {run.run_id}"
     found: list[Finding] = []
     if run.mode is not Mode.RUN:
         reason = f" ({run.reason})" if run.reason else ""
-        found.append(Finding(name, f"its mode is {run.mode}{reason}", code=f"mode_{run.mode}"))
+        advice = f"Once it has ended: {_go_on(run).removeprefix('Go on with: ')}"
+        found.append(Finding(name, f"its mode is {run.mode}{reason}", advice, f"mode_{run.mode}"))
     if counts.total == 0:
         advice = "Import a sheet with: pyanamo sheet import SHEET"
         found.append(Finding("table", "it holds no items", advice, "nothing_imported"))
@@ -365,14 +384,24 @@ def _about_pilots(seen: Observation) -> list[Finding]:
             f" room ({DEPLOY} --set ScratchGb=N) or see the pilots' logs."
         )
         found.append(Finding(number_of(len(faults), "pilot"), fact, advice, "host_fault"))
-    gone = [one for one in seen.pilots.silent if one.holding]
-    if gone:
-        held = [item_id for one in gone for item_id in one.holding]
-        quiet = f" (last beat {span(seen.now - max(one.last_beat for one in gone))} ago)" if seen.now else ""
-        fact = f"silent{quiet}, they hold {listed(sorted(held))}"
-        advice = "That comes back when the leases end; at once, if Batch says that they are gone, with: pyanamo recover"
-        found.append(Finding(number_of(len(gone), "pilot"), fact, advice, "pilots_silent"))
+    if silent := _about_silent(seen, seen.pilots):
+        found.append(silent)
     return found
+
+
+def _about_silent(seen: Observation, pilots: Pilots) -> Finding | None:
+    """Pilots that neither beat nor left, and what they hold: by their last beats, or what is locked while nobody beats."""
+    gone = [one for one in pilots.silent if one.holding]
+    held = sorted(item_id for one in gone for item_id in one.holding)
+    holds = f"they hold {listed(held)}"
+    if not gone and pilots.silent and not pilots.fresh and seen.counts.locked:
+        # They died before a beat could tell what they had claimed.
+        gone, holds = list(pilots.silent), f"{number_of(seen.counts.locked, 'item')} locked"
+    if not gone:
+        return None
+    quiet = f" (last beat {span(seen.now - max(one.last_beat for one in gone))} ago)" if seen.now else ""
+    advice = "That comes back when the leases end; at once, if Batch says that they are gone, with: pyanamo recover"
+    return Finding(number_of(len(gone), "pilot"), f"silent{quiet}, {holds}", advice, "pilots_silent")
 
 
 def told(seen: Observation, limit: int = 2) -> str:

@@ -14,7 +14,7 @@ from pyanamo_core.fleet.account_item import of_item, of_nest
 from pyanamo_core.fleet.batch import Batch
 from pyanamo_core.fleet.item_jobs import item_jobs
 from pyanamo_core.fleet.mends import mend_of
-from pyanamo_core.model import Attempt, Cause, Definition, Item, Mode, Nest, NestStatus, State
+from pyanamo_core.model import Attempt, Cause, Definition, Item, Mode, Nest, NestStatus, State, VcpuHour
 
 
 class Asked:
@@ -151,10 +151,47 @@ def test_a_run_that_failed_names_its_failures_and_leads_to_one():
     assert told.next == "pyanamo explain i0"
 
 
+def bounded(asked: Asked, **more: Any) -> None:
+    """Another run in place of the scene's, with these bounds."""
+    standing = asked.scene.run
+    asked.scene.ledger.end_run("run", "completed", "")
+    made = {"run_id": "bounded", "token": "b", "submissions": (), "ended": None, "outcome": "", "reason": ""} | more
+    asked.scene.run_id = asked.scene.ledger.begin_run(standing.model_copy(update=made)).run_id
+
+
+def test_a_canary_tells_its_items_and_an_item_that_is_not_among_them_says_so():
+    asked = Asked(items=4)
+    bounded(asked, only=("i1", "i3"))
+    asked.scene.finish("i1")
+    told = asked.run()
+    assert "It is a canary and works on 2 items only: i1 and i3. Of 2 items 1 is done and 1 is to do." in told.paragraph
+    told = asked.item("i0")
+    assert codes(told) == ["not_chosen"]
+    assert "Table: run bounded is live, but a canary: it works on i1 and i3 only. It is claimed" in told.paragraph
+    assert codes(asked.item("i3")) == ["unwatched"]
+
+
+def test_a_run_with_a_limit_of_dollars_tells_what_it_has_spent_and_how_to_go_on_after_it():
+    # Given a limit of two dollars, and a pilot of one vCPU that has lived for an hour
+    asked = Asked(items=4)
+    price = VcpuHour(spot=(0.5, 1.0), on_demand=(2.0, 2.0))
+    bounded(asked, max_dollars=2.0, vcpu_hour=price)
+    asked.scene.pilot("p", started=asked.scene.clock.now() - 3600)
+    told = asked.run()
+    assert "It may cost $2.00; its pilots' machines have cost $0.50 to $1.00, and what they hold" in told.paragraph
+    # When it has reached it
+    asked.scene.ledger.set_mode("bounded", Mode.DRAIN, "stopped: max_dollars $2.00: spent ≤ $1.00, committed $1.20")
+    assert "Once it has ended: pyanamo run, with a higher max_dollars." in asked.run().paragraph
+    asked.scene.ledger.end_run("bounded", "stopped", "max_dollars $2.00: spent ≤ $1.00, committed $1.20")
+    told = asked.run()
+    assert codes(told) == ["run_stopped"]
+    assert told.paragraph.endswith("committed $1.20). Go on with: pyanamo run, with a higher max_dollars.")
+
+
 def test_a_drained_run_says_that_it_drains_and_why():
     asked = Asked(items=2)
     asked.scene.ledger.set_mode("run", Mode.DRAIN, "lunch")
-    assert "Run run: its mode is drain (lunch)." in asked.run().paragraph
+    assert "Run run: its mode is drain (lunch). Once it has ended: pyanamo run." in asked.run().paragraph
 
 
 def test_where_batch_may_not_be_asked_the_ledger_s_facts_are_told_all_the_same():

@@ -196,6 +196,11 @@ def test_silent_pilots_and_what_they_hold_are_told():
     (found,) = findings(replace(GOOD, run=WATCHED, pilots=Pilots(silent=silent), now=700.0))
     assert found.told.startswith("1 pilot: silent (last beat 10m00s ago), they hold A and B. That comes back when")
     assert "pyanamo recover" in found.advice
+    # And one that died before a beat could tell what it had claimed, while items are locked and nobody beats
+    died = replace(GOOD, run=WATCHED, pilots=Pilots(silent=silent[1:]), now=700.0, counts=Counts(todo=5, locked=2))
+    (found,) = findings(died)
+    assert found.fact.endswith(" ago), 2 items locked")
+    assert findings(replace(died, counts=Counts(todo=5))) == []
 
 
 def test_hosts_that_pilots_left_are_told_while_no_pilot_works():
