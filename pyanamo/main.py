@@ -22,6 +22,7 @@ from pyanamo.commands import (
     cost,
     demo,
     deploy,
+    doctor,
     explain,
     fsck,
     gather,
@@ -77,6 +78,7 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     "AWS": {
         "deploy": deploy.deploy,
         "destroy": deploy.destroy,
+        "doctor": doctor.doctor,
     },
     "Prepare": {
         "samples list": samples.list_samples,

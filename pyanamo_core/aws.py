@@ -130,6 +130,7 @@ class Clients:
             (AWS_ENDPOINT_URL).
         region: e.g. `us-east-1`; None leaves it to the session (AWS_REGION, AWS_DEFAULT_REGION, profile).
         read_seconds: how long the data path's clients wait for an answer.
+        tries: of the data path's clients; a look that a person waits for takes fewer.
     """
 
     def __init__(
@@ -139,9 +140,11 @@ class Clients:
         region: str | None = None,
         *,
         read_seconds: float = READ_SECONDS,
+        tries: int = DATA_TRIES,
     ) -> None:
         self._given_session = session
         self._read_seconds = read_seconds
+        self._tries = tries
         self._given_endpoint = endpoint_url
         self._given_region = region
         self.meter = Meter()
@@ -157,6 +160,7 @@ class Clients:
         region: str,
         *,
         read_seconds: float = READ_SECONDS,
+        tries: int = DATA_TRIES,
     ) -> Clients:
         """Clients with these keys, whatever the environment says (the local cloud's, which takes any)."""
         import boto3
@@ -165,7 +169,7 @@ class Clients:
         # No profile: one that AWS_PROFILE names, but that no longer exists, would be an error at the first client.
         plain = botocore.session.Session({"profile": (None, None, None, None)})
         session = boto3.Session(access_key, secret_key, region_name=region, botocore_session=plain)
-        return cls(session, endpoint_url, region, read_seconds=read_seconds)
+        return cls(session, endpoint_url, region, read_seconds=read_seconds, tries=tries)
 
     def _start_afresh(self) -> None:
         self._lock = threading.RLock()
@@ -188,6 +192,22 @@ class Clients:
         """The endpoint given here or by AWS_ENDPOINT_URL; None is AWS itself."""
         return self._given_endpoint or os.environ.get("AWS_ENDPOINT_URL") or None
 
+    @property
+    def source_of_credentials(self) -> str:
+        """Where the keys come from, in botocore's word (`env`, `shared-credentials-file`, `container-role`,
+        `iam-role`, `sso`, `assume-role` …); "" where there are none.
+
+        Raises:
+            NoCredentials: the configuration names a profile that does not exist, or a login that is over.
+        """
+        with explained("session", "looking for credentials"):
+            found = self._boto_session().get_credentials()
+        return str(found.method) if found else ""
+
+    def regions_of(self, service: str, partition: str = "aws") -> list[str]:
+        """Regions in which a service is, as far as this SDK knows (its tables are as old as it is)."""
+        return list(self._boto_session().get_available_regions(service, partition_name=partition))
+
     def client(self, service: str, region: str | None = None) -> Any:
         """The data path's client: 8 tries, 3 s to connect, 10 s to read, 64 connections.
 
@@ -200,7 +220,7 @@ class Clients:
         """
         # Left to itself botocore presigns S3's addresses in us-east-1 with the signature of 2006, which KMS refuses.
         more: dict[str, Any] = {"signature_version": "s3v4"} if service == "s3" else {}
-        return self._get("data", service, region, lambda: self._config(DATA_TRIES, read=self._read_seconds, **more))
+        return self._get("data", service, region, lambda: self._config(self._tries, read=self._read_seconds, **more))
 
     def quick(self, service: str) -> Any:
         """A client for beats: 3 tries, 2 s to connect, 3 s to read; late news is no news."""
@@ -216,13 +236,15 @@ class Clients:
         def config() -> Any:
             from botocore import UNSIGNED
 
-            return self._config(DATA_TRIES, signature_version=UNSIGNED)
+            return self._config(self._tries, read=self._read_seconds, signature_version=UNSIGNED)
 
         return self._get("anonymous", service, region, config)
 
     def elsewhere(self, endpoint_url: str, region: str | None = None) -> Clients:
         """Clients of the same credentials for another endpoint, e.g. that of a bucket outside AWS."""
-        return Clients(self._given_session, endpoint_url, region or self.region, read_seconds=self._read_seconds)
+        return Clients(
+            self._given_session, endpoint_url, region or self.region, read_seconds=self._read_seconds, tries=self._tries
+        )
 
     def requester_pays_address(self, bucket: str, key: str, seconds: int, region: str | None = None) -> str:
         """A presigned address of an object in a requester-pays bucket, which says in its query who pays.

@@ -145,6 +145,7 @@ def _ensure_environment(clients: Clients, name: str, max_vcpus: int) -> None:
     ec2 = clients.client("ec2")
     network = ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"][0]["VpcId"]
     within = [{"Name": "vpc-id", "Values": [network]}]
+    _ensure_way_out(ec2, network)
     batch.create_compute_environment(
         computeEnvironmentName=name,
         type="MANAGED",
@@ -162,6 +163,19 @@ def _ensure_environment(clients: Clients, name: str, max_vcpus: int) -> None:
             ],
         },
     )
+
+
+def _ensure_way_out(ec2: Any, network: str) -> None:
+    """The default network of AWS has an internet gateway and a route to it; moto's has not."""
+    tables = ec2.describe_route_tables(
+        Filters=[{"Name": "vpc-id", "Values": [network]}, {"Name": "association.main", "Values": ["true"]}]
+    )["RouteTables"]
+    everywhere = "0.0.0.0/0"
+    if not tables or any(route.get("DestinationCidrBlock") == everywhere for route in tables[0]["Routes"]):
+        return
+    gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+    ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=network)
+    ec2.create_route(RouteTableId=tables[0]["RouteTableId"], DestinationCidrBlock=everywhere, GatewayId=gateway)
 
 
 def _ensure_role(clients: Clients, name: str, service: str) -> str:
