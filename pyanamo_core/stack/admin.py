@@ -39,7 +39,7 @@ def packet(stack: str, given: Mapping[str, str], account: str, region: str) -> P
         given: parameters that are not as their defaults.
         account: its number; UNKNOWN_ACCOUNT where nobody knows it yet.
     """
-    text = template_text()
+    text = template_text(comments=True)
     partition = "aws-us-gov" if region.startswith("us-gov-") else "aws-cn" if region.startswith("cn-") else "aws"
     resolved = Resolved(read_template(text), given, stack, account, region, partition)
     told = [{"ParameterKey": name, "ParameterValue": value} for name, value in sorted(given.items())]

@@ -22,6 +22,7 @@ MAX_BYTES: Final = 51_200
 """CloudFormation takes a template of so many bytes in the request itself; a bigger one would need a bucket first."""
 
 _LEFT_OUT: Final = object()
+_COMMENT: Final = re.compile(r"(?m)^ *#.*\n")
 _VARIABLE: Final = re.compile(r"\$\{([^!}][^}]*)\}")
 
 
@@ -65,9 +66,20 @@ class Parameter:
     allowed: tuple[str, ...] = ()
 
 
-def template_text() -> str:
-    """The template as it is sent to CloudFormation."""
-    return resource(TEMPLATE).read_text(encoding="utf-8")
+def template_text(*, comments: bool = False) -> str:
+    """The template as it is sent to CloudFormation: without its comments, which a request has little room for.
+
+    Args:
+        comments: with them, for people.
+    """
+    text = resource(TEMPLATE).read_text(encoding="utf-8")
+    if comments:
+        return text
+    # A machine's user data have lines of their own that look so.
+    before, block, rest = text.partition("Fn::Sub: |\n")
+    data = re.match(r"(?: {14}.*\n|\n)*", rest)
+    kept = data[0] if data else ""
+    return _COMMENT.sub("", before) + block + kept + _COMMENT.sub("", rest[len(kept) :])
 
 
 def read_template(text: str | None = None) -> dict[str, Any]:

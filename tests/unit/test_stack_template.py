@@ -177,7 +177,10 @@ def test_in_a_given_network_only_endpoints_are_made_and_only_if_route_tables_are
 
 
 def test_the_stack_fits_into_a_request() -> None:
+    # Given the template as it is sent, then it fits, and nothing but comments was left out
     assert len(template_text().encode()) < MAX_BYTES
+    assert read_template(template_text()) == read_template(template_text(comments=True))
+    assert "#!" in template_text()
 
 
 def test_each_parameter_says_what_it_is_for_and_stands_in_a_group() -> None:
