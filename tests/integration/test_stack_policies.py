@@ -148,6 +148,14 @@ def play(cloud: LocalCloud, folder: Path, patch: pytest.MonkeyPatch) -> Played:
     ]
     for words in (
         ["status"],
+        ["plan", "--sheet", "sheet.txt"],
+        ["explain"],
+        ["explain", "bad"],
+        ["items", "jobs"],
+        ["runs", "losses"],
+        ["cost"],
+        ["cost", "--by", "item"],
+        ["results", "export", "report.html"],
         ["logs", "bad", "0"],
         ["logs", "good", "1"],
         ["logs", "good", "2"],
