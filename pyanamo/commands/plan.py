@@ -22,6 +22,7 @@ from pyanamo_core.settings import WORKFLOW_FILE
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from pyanamo_core.cost.closer import Standing
     from pyanamo_core.cost.cohort_estimate import CohortEstimate
     from pyanamo_core.cost.estimate import Estimate, Line
     from pyanamo_core.cost.pace import Bases, Pace, Seen
@@ -104,6 +105,7 @@ class Planned:
         "pyanamo plan workflow.yaml --sheet sheet.txt --pilots 1000 --region us-east-1",
         "pyanamo plan --sheet sheet.txt --learn results.tsv --cohort",
         "pyanamo plan --sheet sheet.txt --nest-time 60-120 --prices prices.yaml --json",
+        "pyanamo plan --sheet sheet.txt --look",
     )
 )
 def plan(
@@ -123,6 +125,12 @@ def plan(
     ] = False,
     sample_time: SAMPLE_TIME = "",
     region_time: REGION_TIME = "",
+    closer: Annotated[
+        bool,
+        typer.Option(
+            "--look", help="Ask AWS, too: are references there, what does Spot cost now, what is done already?"
+        ),
+    ] = False,
 ) -> Told:
     """Say what a run will take: items, pilots, hours, dollars line by line. Needs no account, and changes nothing.
 
@@ -132,6 +140,8 @@ def plan(
     if sum(map(bool, (nest_time, rate, learn))) > 1:
         raise PaceTwice
     looked = look(context, workflow, sheet)
+    if closer:
+        look_closer(context, looked)
     pace = pace_of(context, looked, nest_time=nest_time, rate=rate, learn=learn)
     told = price(
         context,
@@ -143,6 +153,7 @@ def plan(
         cohort=cohort,
         sample_time=sample_time,
         region_time=region_time,
+        spot_now=closer,
     )
     return Told(told, view=view, quiet=[_quiet(told)], next=_next(looked, workflow, sheet, told))
 
@@ -159,6 +170,25 @@ class Looked:
     bases: Bases
     genomic: bool
     checks: list[Check]
+    done: Standing | None = None
+    """What of the sheet is done already, where that was looked at."""
+
+
+def look_closer(context: Context, looked: Looked) -> None:
+    """Ask AWS whether references are there, and what of the sheet is done.
+
+    Raises:
+        ReferenceMissing: a reference does not exist.
+    """
+    from pyanamo_core.cost.closer import look_at_references, standing
+
+    said = look_at_references(context.clients, looked.workflow)
+    looked.checks[:] = [
+        Check(one.what, said.get(one.what.removeprefix("reference "), one.said)) for one in looked.checks
+    ]
+    if looked.sheet is not None:
+        looked.done, told = standing(context.clients, looked.workflow.table_name)
+        looked.checks.append(Check("table", told))
 
 
 def look(context: Context, file: Path | None, sheet: Path | None, *, workflow: Workflow | None = None) -> Looked:
@@ -226,7 +256,9 @@ def _check_references(workflow: Workflow, checks: list[Check]) -> Dictionary | N
     for one in workflow.references:
         path = Path(one.uri.removeprefix("file://"))
         if one.uri.startswith(("s3://", "http://", "https://")):
-            checks.append(Check(f"reference {one.name}", f"{one.uri}: not checked, it does not lie on this machine"))
+            checks.append(
+                Check(f"reference {one.name}", f"{one.uri}: not checked, it does not lie on this machine (--look)")
+            )
             continue
         if not path.exists():
             checks.append(Check(f"reference {one.name}", f"{path} is not on this machine: the image must have it"))
@@ -361,13 +393,18 @@ def price(
     cohort: bool = False,
     sample_time: str = "",
     region_time: str = "",
+    spot_now: bool = False,
 ) -> Planned:
-    """What it takes, by this pace."""
+    """What it takes, by this pace; `spot_now` asks AWS for the prices of this moment."""
+    from pyanamo_core.cost import closer
     from pyanamo_core.cost.estimate import estimate
 
     listed = prices_of(context, prices)
     work = work_of(context, looked, pace)
     checks = list(looked.checks)
+    if spot_now and not on_demand:
+        listed, said = closer.spot_now(context.clients, listed)
+        checks.append(Check("Spot", said))
     if looked.sheet is None:
         said = f"{work.items:,} items are open, {work.nests:,} nests of them to do"
         checks.append(Check("table", said + (f" (by the first {work.sampled:,})" if work.sampled else "")))
@@ -428,9 +465,12 @@ def price_cohort(
 
 def work_of(context: Context, looked: Looked, pace: Pace) -> Work:
     """What is to be done: all of the sheet, or what the table has open."""
-    from pyanamo_core.cost.work import work_of_sheet, work_of_table
+    from pyanamo_core.cost.closer import left_of
+    from pyanamo_core.cost.work import work_of_definitions, work_of_sheet, work_of_table
 
     at_once = looked.workflow.nests
+    if looked.sheet is not None and looked.done is not None:
+        return work_of_definitions(left_of(looked.sheet, looked.done), pace, at_once=at_once, bases=looked.bases)
     if looked.sheet is not None:
         return work_of_sheet(looked.sheet, pace, at_once=at_once, bases=looked.bases)
     return work_of_table(context.ledger, pace, at_once=at_once, bases=looked.bases)
