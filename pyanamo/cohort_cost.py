@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyanamo.commands.plan import Check, Looked, Planned, look, pace_of, price_cohort, prices_of
+from pyanamo.planning import Check, Looked, Planned, look, pace_of, price_cohort, prices_of
 
 if TYPE_CHECKING:
     from pyanamo.context import Context

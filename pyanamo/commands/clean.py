@@ -12,8 +12,8 @@ import typer
 
 from pyanamo.clean_local import LocalFolder, local_folders, remove
 from pyanamo.commands.fsck import corrected_clock
-from pyanamo.commands.plan import prices_of
 from pyanamo.context import Context, command
+from pyanamo.planning import prices_of
 from pyanamo.progress import Bar
 from pyanamo.render import Told, size, span, table
 from pyanamo_core.errors import PyAnamoError, Refused

@@ -20,13 +20,13 @@ from pyanamo.commands.plan import (
     REGION_TIME,
     SAMPLE_TIME,
     PaceTwice,
-    Planned,
     bill,
     summary,
 )
 from pyanamo.commands.run import page_of, read_workflow_for
 from pyanamo.commands.sheet import YES_UPDATE, confirm_losses_of
 from pyanamo.context import Context, command
+from pyanamo.planning import Planned
 from pyanamo.progress import RunDisplay
 from pyanamo.render import Told, fields, table
 from pyanamo_core.sheet import read_sheet

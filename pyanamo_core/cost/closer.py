@@ -18,6 +18,7 @@ from pyanamo_core.errors import BadInput, PyAnamoError, TableMissing, WorkflowMi
 from pyanamo_core.model import Definition, State
 from pyanamo_core.sheet import Sheet
 from pyanamo_core.staging.fetch import Fetcher, is_remote
+from pyanamo_core.words import number_of
 from pyanamo_core.workflow import Workflow
 
 SIZES: Final = {"xlarge": 4, "2xlarge": 8, "4xlarge": 16}
@@ -117,7 +118,7 @@ def standing(clients: Clients, table: str) -> tuple[Standing | None, str]:
         return None, f"there is no table {table} yet: nothing is done"
     except PyAnamoError as error:
         return None, f"table {table} was not looked at: {error}"
-    return Standing(frozenset(found)), f"table {table} holds {len(found):,} items that are done"
+    return Standing(frozenset(found)), f"table {table} holds {number_of(len(found), 'done item')}"
 
 
 def left_of(sheet: Sheet, done: Standing | None) -> Iterator[tuple[str, Definition]]:

@@ -18,6 +18,7 @@ from pyanamo_core.cost.ranges import NOTHING, Range, exactly
 from pyanamo_core.errors import BadInput, TargetsInvalid
 from pyanamo_core.genomics.intervals import Dictionary, Locus, parse_locus
 from pyanamo_core.genomics.speed import PADDING, NothingLearnt, Observation, Speed, learn
+from pyanamo_core.words import number_of
 
 MEGABASE: Final = 1_000_000
 CALLER_SECONDS: Final = Range(24, 112)
@@ -235,7 +236,7 @@ def learnt_pace(seen: Iterable[Seen], source: str, *, genomic: bool) -> Pace:
         raise NothingLearnt(source=source, reason="none is done and has a time")
     spread = uncertainty(sums.count)
     leaves = _leaves(sums, spread, CALLER_LEAVES if genomic else OTHER_LEAVES, by_bases=all_located and genomic)
-    named = f"{sums.count:,} nests of {source}"
+    named = f"{number_of(sums.count, 'nest')} of {source}"
     if observed and all_located and genomic:
         found = learn(observed, source)
         return Pace(

@@ -99,7 +99,7 @@ def test_a_rehearsal_teaches_the_pace_of_any_script(folder: Path):
     ]
     (folder / "rehearsal.json").write_text(json.dumps({"nests": nests}))
     told = reads("--sheet", "sheet.txt", "--learn", "rehearsal.json")["estimate"]
-    assert "1 nests of rehearsal.json" in told["pace"]
+    assert "1 nest of rehearsal.json" in told["pace"]
     assert told["hours"]["low"] > 0
 
 

@@ -180,3 +180,49 @@ def test_numbers_have_two_digits(value: float, shown: str):
 )
 def test_dollars_have_no_false_precision(amount: Range, shown: str):
     assert dollars(amount) == shown
+
+
+# --------------------------------------------------------------------------------------------------------- Spot
+
+
+class _Pages:
+    def __init__(self, *rows: tuple[str, str, int, str]) -> None:
+        self.rows = rows
+
+    def client(self, service: str) -> _Pages:
+        assert service == "ec2"
+        return self
+
+    def get_paginator(self, name: str) -> _Pages:
+        assert name == "describe_spot_price_history"
+        return self
+
+    def paginate(self, **asked: object) -> list[dict[str, object]]:
+        names = ("InstanceType", "AvailabilityZone", "Timestamp", "SpotPrice")
+        return [{"SpotPriceHistory": [dict(zip(names, row, strict=True))]} for row in self.rows]
+
+
+def told_spot(*rows: tuple[str, str, int, str]) -> tuple[Range, str]:
+    from pyanamo_core.cost.closer import spot_now
+
+    prices, said = spot_now(_Pages(*rows), built_in())  # type: ignore[arg-type]
+    return prices.vcpu_hour("m5.xlarge", on_demand=False).dollars, said
+
+
+def test_spot_of_the_moment_is_the_newest_of_each_type_and_zone_by_vcpu():
+    found, said = told_spot(
+        ("m5.xlarge", "a", 1, "9"),
+        ("m5.xlarge", "a", 2, "0.08"),
+        ("m5.2xlarge", "a", 1, "0.12"),
+        ("r5.4xlarge", "b", 1, "0.32"),
+        ("m6i.xlarge", "b", 1, "0.09"),
+    )
+    assert found.low == pytest.approx(0.015)
+    assert 0.02 <= found.high <= 0.0225
+    assert said.startswith("Spot at this moment: $0.015–")
+
+
+def test_without_prices_of_the_moment_the_list_holds():
+    found, said = told_spot()
+    assert found == built_in().vcpu_hour("m5.xlarge", on_demand=False).dollars
+    assert "tells no prices" in said
