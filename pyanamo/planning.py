@@ -7,13 +7,13 @@ import json
 import shlex
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyanamo.commands.run import read_workflow_for
 from pyanamo.render import size
-from pyanamo_core.errors import BadInput, PyAnamoError
+from pyanamo_core.errors import BadInput, PyAnamoError, TableMissing
 from pyanamo_core.settings import WORKFLOW_FILE
 
 if TYPE_CHECKING:
@@ -125,7 +125,21 @@ def look(context: Context, file: Path | None, sheet: Path | None, *, workflow: W
         if genomic:
             _check_loci(found, folder, dictionary)
         checks.append(Check("sheet", f"{found.path}: {found.items:,} items, {found.nests:,} nests, no fault"))
+    else:
+        scripts = _scripts_of(context, workflow.table_name)
+        genomic = bool(scripts) and all(one.startswith(CALLER) for one in scripts)
     return Looked(workflow, found, bases, genomic, checks)
+
+
+def _scripts_of(context: Context, table: str) -> list[str]:
+    from pyanamo_core.cost.work import scripts_of_table
+    from pyanamo_core.ledger import open_ledger
+
+    try:
+        ledger, _, _ = open_ledger(context.clients, table)
+    except TableMissing:
+        return []
+    return scripts_of_table(ledger)
 
 
 def _check_scripts(workflow: Workflow, sheet: Sheet | None, checks: list[Check]) -> Path | None:
@@ -229,24 +243,21 @@ def pace_of(context: Context, looked: Looked, *, nest_time: str = "", rate: str 
         RateMalformed, LearnUseless, NothingLearnt.
     """
     from pyanamo_core.cost.pace import NO_PACE, default_pace, given_pace, learnt_pace
+    from pyanamo_core.cost.work import losses_seen, seen_nests
+    from pyanamo_core.ledger import open_ledger
 
     if nest_time or rate:
         return given_pace(nest_time, rate)
     if learn:
         path = Path(learn)
-        seen = _seen_in_file(path) if path.is_file() else _seen_in_table(context, learn)
-        return learnt_pace(seen, learn, genomic=looked.genomic or looked.sheet is None)
-    if looked.sheet is None or looked.genomic:
+        if path.is_file():
+            return learnt_pace(_seen_in_file(path), learn, genomic=looked.genomic)
+        ledger, _, _ = open_ledger(context.clients, learn)
+        pace = learnt_pace(seen_nests(ledger), learn, genomic=looked.genomic)
+        return replace(pace, losses=losses_seen(ledger.pilots()))
+    if looked.genomic:
         return default_pace(looked.workflow.vcpus / looked.workflow.slots)
     return NO_PACE
-
-
-def _seen_in_table(context: Context, name: str) -> Iterator[Seen]:
-    from pyanamo_core.cost.work import seen_nests
-    from pyanamo_core.ledger import open_ledger
-
-    ledger, _, _ = open_ledger(context.clients, name)
-    yield from seen_nests(ledger)
 
 
 def _seen_in_file(path: Path) -> Iterator[Seen]:

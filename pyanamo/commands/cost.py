@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pyanamo.commands.plan import PRICES, prices_of
+from pyanamo.commands.plan import PRICES
 from pyanamo.commands.runs import find_run, state_of, took
 from pyanamo.context import Context, command
+from pyanamo.planning import prices_of
 from pyanamo.render import Told, fields, size, span, table
 from pyanamo_core.errors import BadInput, NotFound
 

@@ -173,7 +173,7 @@ def _export_parquet(context: Context, file: str, state: State | None) -> Told:
 
 
 def _export_html(context: Context, file: str, run: str | None) -> Told:
-    from pyanamo.commands.plan import prices_of
+    from pyanamo.planning import prices_of
     from pyanamo_core.report import collect, render, write_report
     from pyanamo_core.report.results import s3_fetch
 

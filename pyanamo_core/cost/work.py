@@ -11,7 +11,7 @@ from typing import Final
 from pyanamo_core.cost.pace import CALLER_LEAVES, OTHER_LEAVES, Bases, Leaves, Pace, Seen, locus_of
 from pyanamo_core.cost.ranges import NOTHING, Range
 from pyanamo_core.ledger import cost, rows
-from pyanamo_core.model import Definition, Item, NestStatus, State
+from pyanamo_core.model import Definition, Item, NestStatus, PilotRecord, State
 from pyanamo_core.protocols import Ledger
 from pyanamo_core.sheet import Sheet
 
@@ -255,6 +255,26 @@ def scaled(work: Work, items: int, *, sampled: int = 0, imported: bool = False) 
 def _open(ledger: Ledger) -> Iterator[Item]:
     for state in (State.TODO, State.WAITING, State.LOCKED):
         yield from ledger.items(state)
+
+
+def scripts_of_table(ledger: Ledger, *, sample: int = 20) -> list[str]:
+    """TaskScripts of the first items of a table."""
+    return list(dict.fromkeys(ledger.definition(item).script for item in islice(ledger.items(), sample)))
+
+
+def losses_seen(pilots: Iterable[PilotRecord]) -> Range | None:
+    """Slot-seconds that came to nothing, as a share of those that were worked to an end, by pilots' own rows.
+
+    Half of that to one and a half times and two percent, for a run's luck is no law; None: no row tells any.
+    """
+    done = lost = 0.0
+    for one in pilots:
+        for cause, seconds in one.spent.slot_seconds.items():
+            if cause == "done":
+                done += seconds
+            elif cause != "open":
+                lost += seconds
+    return Range(0.5 * lost / done, 1.5 * lost / done + 0.02) if done > 0 else None
 
 
 def seen_nests(ledger: Ledger, items: Iterable[Item] | None = None, *, limit: int = LEARN_ITEMS) -> Iterator[Seen]:

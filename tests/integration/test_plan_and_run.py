@@ -95,6 +95,9 @@ def test_a_plan_and_the_run_that_follows(metered: LocalCloud, unique_name: str, 
     assert within(gets, plan.gets.low, plan.gets.high)
     assert plan.vcpu_hours is not None
     assert within(took / 3600 * workflow.vcpus, plan.vcpu_hours.low, plan.vcpu_hours.high)
+    assert plan.hours is not None
+    assert outcome.run.ended is not None
+    assert outcome.run.ended - outcome.run.started <= plan.hours.high * 3600
     # … and what it cost teaches the next plan: outputs, rows and times, within narrower bounds
     pace = learnt_pace(seen_nests(ledger), unique_name, genomic=False)
     again: Estimate = estimate(workflow, work_of_sheet(sheet, pace, at_once=2), pace, built_in(), starts=HERE)

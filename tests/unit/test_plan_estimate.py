@@ -25,13 +25,13 @@ from pyanamo_core.cost.pace import (
 )
 from pyanamo_core.cost.prices import built_in, price_list
 from pyanamo_core.cost.ranges import Range, exactly
-from pyanamo_core.cost.work import Work, work_of_definitions, work_of_sheet, work_of_table
+from pyanamo_core.cost.work import Work, losses_seen, work_of_definitions, work_of_sheet, work_of_table
 from pyanamo_core.genomics.genomes import genome
 from pyanamo_core.genomics.planning import plan_loci
 from pyanamo_core.genomics.speed import NothingLearnt
 from pyanamo_core.ledger import cost
 from pyanamo_core.ledger.memory import MemoryLedger
-from pyanamo_core.model import Definition, Nest, NestStatus
+from pyanamo_core.model import Definition, Nest, NestStatus, PilotRecord, Spent
 from pyanamo_core.sheet import write_sheet
 from pyanamo_core.workflow import Buckets, InputBucket, Workflow
 
@@ -111,6 +111,26 @@ def test_loci_teach_seconds_by_bases_and_bytes_by_bases():
 def test_a_slot_with_half_a_processor_takes_twice_as_long():
     assert default_pace(0.5).of_bases(10**6) == default_pace(1).of_bases(10**6) * 2
     assert default_pace(4) == default_pace(1)
+
+
+def test_losses_are_learnt_from_what_pilots_tell():
+    def pilot(**seconds: float) -> PilotRecord:
+        return PilotRecord(pilot_id="p", run_id="r", started=1.0, spent=Spent(slot_seconds=seconds))
+
+    assert losses_seen([pilot(), pilot(open=5.0)]) is None
+    found = losses_seen([pilot(done=900.0, spot=50.0), pilot(done=100.0, task_error=50.0, open=7.0)])
+    assert found is not None
+    assert (found.low, found.high) == (pytest.approx(0.05), pytest.approx(0.17))
+    # … and make a run dearer
+    work = genomes(10, default_pace(1))
+    none, some = (
+        line(estimate(workflow(), work, replace(default_pace(1), losses=one), built_in()), "machines, Spot").amount
+        for one in (exactly(0), found)
+    )
+    assert none is not None
+    assert some is not None
+    assert none.low < some.low
+    assert none.high < some.high
 
 
 # ------------------------------------------------------------------------------------------------------------ work
