@@ -10,6 +10,7 @@ import typer
 
 from pyanamo.context import Context, command
 from pyanamo.planning import Looked, Planned, look, look_closer, pace_of, price
+from pyanamo.planning import prices_of as prices_of
 from pyanamo.render import Told, fields, table
 from pyanamo_core.errors import PyAnamoError
 from pyanamo_core.settings import WORKFLOW_FILE
