@@ -278,7 +278,7 @@ class Spent(Value):
     """DynamoDB's, as it told them."""
     s3_writes: int = 0
     s3_reads: int = 0
-    """The pilot's own requests to S3, by class of price; task scripts send theirs unseen."""
+    """Requests to S3 by class of price: the pilot's own, and those that its tasks told (PYANAMO_METER)."""
     log_bytes: int = 0
     """Sent to CloudWatch Logs."""
     outputs: int = 0
@@ -528,5 +528,8 @@ class NestResult(Value):
     tail: str = ""
     evidence: str = ""
     """At most 120 bytes, for the attempt's row."""
+    s3_writes: int = 0
+    s3_reads: int = 0
+    """Requests to S3 that its processes have told (PYANAMO_METER)."""
     log_path: str = ""
     """The log file on this machine, for the upload."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SHOWN = 20
 NOT_IN_IT = (
-    "not in it: machines between pilots, S3 calls and transfers of task scripts, the import of the sheet, the watcher's"
+    "not in it: machines between pilots, S3 calls of task scripts that tell none, transfers, the import of the sheet, the watcher's"
     " reads, logs of containers, taxes; prices are list prices (docs/cost.md)"
 )
 

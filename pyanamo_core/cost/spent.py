@@ -274,8 +274,8 @@ class Counting:
         measured = [
             ("ledger, writes", "write_units", "write units", prices.write_million.dollars, MILLION),
             ("ledger, reads", "read_units", "read units", prices.read_million.dollars, MILLION),
-            ("S3, PUT and LIST of pilots", "s3_writes", "calls", prices.put_million.dollars, MILLION),
-            ("S3, GET and HEAD of pilots", "s3_reads", "calls", prices.get_million.dollars, MILLION),
+            ("S3, PUT and LIST", "s3_writes", "calls", prices.put_million.dollars, MILLION),
+            ("S3, GET and HEAD", "s3_reads", "calls", prices.get_million.dollars, MILLION),
             ("CloudWatch Logs of nests", "log_bytes", "GB", prices.log_gb.dollars, GB),
         ]
         return [
@@ -372,7 +372,7 @@ def counted(pilot: PilotRecord, beat_seconds: float) -> Range:
     """
     ends = pilot.items_done + pilot.items_failed
     life = max(0.0, (pilot.ended or pilot.last_beat) - pilot.started)
-    rounds = life / beat_seconds
+    rounds = int(life / beat_seconds)
     nests = pilot.nests_done + pilot.nests_failed
     sure = (
         pilot.claims * (units.MOVE_UNITS[Move.CLAIM] + 1)
@@ -383,4 +383,4 @@ def counted(pilot: PilotRecord, beat_seconds: float) -> Range:
     )
     open_ended = (pilot.claims - ends) * (units.MOVE_UNITS[Move.HAND_BACK] + 1) if pilot.claims > ends else 0
     held = max(pilot.items, 1) * units.MOVE_UNITS[Move.BEAT] * rounds * 1.15
-    return Range(sure + 0.8 * rounds, sure + open_ended + 2 * nests + held + (rounds * 1.15 + 2) * 5)
+    return Range(sure + int(0.8 * rounds), sure + open_ended + 2 * nests + held + (rounds * 1.15 + 2) * 5)

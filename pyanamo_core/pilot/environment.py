@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pyanamo_core.errors import ScriptRefused
+from pyanamo_core.meter import REPORT
 from pyanamo_core.model import NestCall, encoded
 from pyanamo_core.resources import resource
 from pyanamo_core.workflow import Workflow
@@ -126,7 +127,7 @@ class Setting:
 
 
 def task_environment(
-    setting: Setting, call: NestCall, *, work: str, temporary: str, result: str, shares: int = 1
+    setting: Setting, call: NestCall, *, work: str, temporary: str, result: str, shares: int = 1, meter: str = ""
 ) -> dict[str, str]:
     """The whole environment of one nest's process.
 
@@ -135,6 +136,7 @@ def task_environment(
         temporary: its private TMPDIR.
         result: where it may write its outputs, checksums and figures as JSON.
         shares: slots that it takes, whose memory and CPUs it has.
+        meter: where its processes tell their requests to S3; empty: nowhere.
     """
     workflow = setting.workflow
     cpus = max(setting.cpus, min(setting.cpus * shares, int(workflow.vcpus)))
@@ -148,6 +150,7 @@ def task_environment(
     return (
         environment
         | shared
+        | ({REPORT: meter} if meter else {})
         | {
             "TMPDIR": temporary,
             "PIPELINE": setting.pipeline,

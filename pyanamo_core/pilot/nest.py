@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pyanamo_core.errors import ScriptRefused
+from pyanamo_core.meter import reported
 from pyanamo_core.model import Cause, NestCall, NestResult, Output
 from pyanamo_core.pilot.environment import Setting, command_line, task_environment
 from pyanamo_core.pilot.evidence import Evidence, evidence_line, fitted
@@ -129,6 +130,7 @@ class Task:
             temporary=str(folder / "tmp"),
             result=str(result_path),
             shares=self.shares,
+            meter=str(folder / "meter"),
         )
         program = Program(
             command_line(self.call, environment),
@@ -169,6 +171,7 @@ class Task:
             if self._stopped_by is not None and (evidence.unchecked or evidence.stopped_by):
                 evidence = replace(evidence, stopped_by=self._stopped_by, fault="")
         cause, message = cause_of(evidence)
+        s3_writes, s3_reads = reported(folder / "meter")
         if ended.tags_dropped:
             message = f"{message}; {ended.tags_dropped} tag lines beyond the limit were dropped".removeprefix("; ")
         if bench.keep is not None and cause is not Cause.DONE and not self.stopped:
@@ -186,6 +189,8 @@ class Task:
             figures=figures,
             tail=ended.tail,
             evidence=evidence_line(evidence),
+            s3_writes=s3_writes,
+            s3_reads=s3_reads,
             log_path=str(log),
         )
 

@@ -23,6 +23,8 @@ class Spending:
 
     slot_seconds: dict[str, float] = field(default_factory=lambda: defaultdict[str, float](float))
     cpu_seconds: float = 0.0
+    s3_writes: int = 0
+    s3_reads: int = 0
     outputs: int = 0
     output_bytes: int = 0
 
@@ -36,6 +38,8 @@ class Spending:
             became = Cause.LOST if held.lost else Cause.CANCELLED
         self.slot_seconds[became.value] += seconds
         self.cpu_seconds += result.cpu_seconds
+        self.s3_writes += result.s3_writes
+        self.s3_reads += result.s3_reads
         if held is not None:
             held.slot_seconds += seconds
             held.cpu_seconds += result.cpu_seconds
@@ -70,8 +74,8 @@ class Spending:
             cpu_seconds=round(self.cpu_seconds, 3),
             write_units=reading.write_units,
             read_units=reading.read_units,
-            s3_writes=reading.s3_writes,
-            s3_reads=reading.s3_reads,
+            s3_writes=reading.s3_writes + self.s3_writes,
+            s3_reads=reading.s3_reads + self.s3_reads,
             log_bytes=reading.log_bytes,
             outputs=self.outputs,
             output_bytes=self.output_bytes,

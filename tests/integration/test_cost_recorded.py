@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pilot_support import World, eventually, make_workflow
 
+from pyanamo_core.cost.items import Pricing, item_costs
+from pyanamo_core.cost.prices import price_list
+from pyanamo_core.cost.spent import counted
 from pyanamo_core.ledger import Ledger, cost
 from pyanamo_core.ledger.table import create_table
 from pyanamo_core.model import Cause, Definition, Mode, Move, State
@@ -84,6 +88,37 @@ def test_a_nest_with_the_memory_of_two_slots_spends_both(world: World) -> None:
     assert attempt.slot_seconds > 1.5 * (attempt.ended - attempt.started) - 1.0
 
 
+CALLS = """
+import sys
+from pyanamo_core.aws import Clients
+s3 = Clients.with_keys("k", "s", "http://127.0.0.1:9", "us-east-1").once("s3")
+for call in (s3.put_object, s3.head_object, s3.get_object, s3.delete_object):
+    try:
+        call(Bucket="b", Key="k")
+    except Exception:
+        pass
+"""
+
+
+def test_what_tasks_ask_of_s3_is_told_by_their_processes_and_by_any_script(world: World, tmp_path: Path) -> None:
+    # Given a task whose Python asks S3 four times (a deletion is free), and one that says itself what it asked
+    program = tmp_path / "calls.py"
+    program.write_text(CALLS)
+    world.add("python", f"{sys.executable} {program}")
+    said = tmp_path / "said.sh"
+    said.write_text(
+        'echo \'{"s3_writes": 20, "s3_reads": 300}\' >> "$PYANAMO_METER"; echo nonsense >> "$PYANAMO_METER"\n'
+    )
+    world.add("script", f"bash {said}")
+    # When a pilot runs both
+    _, pilot = world.work()
+    # Then its row has the sum
+    row = world.ledger.pilot(pilot.pilot_id)
+    assert row is not None
+    assert world.ledger.counts().done == 2
+    assert (row.spent.s3_writes, row.spent.s3_reads) == (21, 302)
+
+
 def test_ecs_tells_what_batch_gave_the_container(world: World, tmp_path: Path) -> None:
     import threading
     from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -144,5 +179,10 @@ def test_a_pilots_units_are_those_of_its_moves(dynamodb_clients: Clients, unique
     beats = 2 + (time.time() - row.started) / 4.5
     assert 0 < own <= beats * 5
     assert row.spent.read_units >= 4
+    # And the units that are counted from its row are bounds of them, as those of its items are their moves
+    bounds = counted(row, 5.0)
+    assert bounds.low <= row.spent.write_units <= bounds.high
+    pricing = Pricing(price_list(), time.time(), beat_seconds=5.0)
+    assert sum(one.write_units for one in item_costs(ledger, pricing)) == pytest.approx(moves, abs=4 * 3 * beats)
     # And the last row itself is all that the meter has seen since
     assert 0 < apart.meter.reading.write_units - row.spent.write_units <= 5

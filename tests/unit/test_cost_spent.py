@@ -126,8 +126,8 @@ def test_units_requests_and_bytes_are_summed_and_priced(prices: Any) -> None:
     found = {bill.what: (bill.amount.low, bill.dollars.low) for bill in told.bills}
     assert found["ledger, writes"] == (4e6, pytest.approx(4))
     assert found["ledger, reads"] == (2e6, pytest.approx(1))
-    assert found["S3, PUT and LIST of pilots"] == (4000, pytest.approx(0.02))
-    assert found["S3, GET and HEAD of pilots"] == (20_000, pytest.approx(0.008))
+    assert found["S3, PUT and LIST"] == (4000, pytest.approx(0.02))
+    assert found["S3, GET and HEAD"] == (20_000, pytest.approx(0.008))
     assert found["CloudWatch Logs of nests"] == (2, pytest.approx(1))
     assert told.a_month.low == pytest.approx(2 * 1024 * 0.023)
     # A host's volume is paid for once, however many pilots share it
