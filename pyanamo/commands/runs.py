@@ -39,6 +39,8 @@ class RunView:
     """Why a live run does not go on, the gravest reason first; empty if nothing keeps it."""
     interrupted: dict[str, int]
     """Pilots that were cut short, by cause: by their own rows, the dead ones by their silence."""
+    cost: str = ""
+    """What they have cost so far, in a line."""
 
 
 def find_run(ledger: Ledger, table_name: str, told: str | None) -> Run:
@@ -100,13 +102,40 @@ def show(context: Context, run: RUN = None) -> Told:
     live = found.ended is None
     pilots = ledger.pilots(found.run_id)
     held_up = _held_up(context, found) if live else []
-    told = RunView(found, pilots, held_up, interrupted(pilots, context.opened.workflow.timing.lease_seconds))
+    lease_seconds = context.opened.workflow.timing.lease_seconds
+    told = RunView(found, pilots, held_up, interrupted(pilots, lease_seconds), _cost(context, found, pilots))
     return Told(
         told,
         view=_show_view,
         quiet=[state_of(found)],
         next=f"pyanamo {'explain' if held_up else 'watch'} {found.run_id}" if live else "pyanamo status",
     )
+
+
+def _cost(context: Context, run: Run, pilots: list[PilotRecord]) -> str:
+    """What a run's pilots have cost; nothing where there are none, or the user's prices cannot be read."""
+    from pyanamo.commands.plan import prices_of
+    from pyanamo_core.cost.spent import in_words, spent
+
+    if not pilots:
+        return ""
+    try:
+        prices = prices_of(context, None)
+        workflow = context.ledger.workflow(run.workflow_version)[1]
+    except PyAnamoError as error:
+        context.say(f"What it cost is not told: {error}")
+        return ""
+    timing = workflow.timing
+    told = spent(
+        pilots,
+        prices,
+        now=time.time(),
+        vcpus=workflow.vcpus,
+        beat_seconds=timing.beat_seconds,
+        lease_seconds=timing.lease_seconds,
+        until=run.ended,
+    )
+    return f"{in_words(told)}; more: pyanamo cost {run.run_id}"
 
 
 def _held_up(context: Context, run: Run) -> list[str]:
@@ -147,6 +176,7 @@ def _show_view(told: RunView) -> RenderableType:
         "Prefect": run.prefect_api_url,
         "flow run": run.flow_run_id,
         "interrupted": interruptions(told.interrupted),
+        "cost": told.cost,
     }
     parts: list[Any] = [fields({name: value for name, value in about.items() if value})]
     if told.held_up:

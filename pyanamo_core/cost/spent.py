@@ -372,7 +372,7 @@ def counted(pilot: PilotRecord, beat_seconds: float) -> Range:
     """
     ends = pilot.items_done + pilot.items_failed
     life = max(0.0, (pilot.ended or pilot.last_beat) - pilot.started)
-    rounds = int(life / beat_seconds)
+    rounds = life / beat_seconds
     nests = pilot.nests_done + pilot.nests_failed
     sure = (
         pilot.claims * (units.MOVE_UNITS[Move.CLAIM] + 1)

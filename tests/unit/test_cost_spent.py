@@ -344,3 +344,15 @@ def test_the_cohorts_report_tells_the_cost_of_each_step_and_their_sum(table: Tab
     assert first == second
     assert first[-2:] == ("4.00", "$0.16–0.20")
     assert sum_of_all[-1] == "$0.33–0.41"
+
+
+def test_runs_show_has_the_cost_in_a_line_and_lives_without_it(table: Table, tmp_path: Path) -> None:
+    told = typed("runs", "show", "r")
+    assert told.exit_code == 0, told.output
+    assert "more: pyanamo cost r" in told.stdout
+    # A file of prices that is none costs the line, not the command
+    (tmp_path / "prices.yaml").write_text("spot_vcpu_hour: dear\n")
+    told = typed("runs", "show", "r")
+    assert told.exit_code == 0, told.output
+    assert "pyanamo cost r" not in told.stdout
+    assert "is no number of dollars" in told.stderr
