@@ -212,20 +212,6 @@ UNUSED = {
     # `fsck --repair`, and what needs no call where tags are given at creation
     "dynamodb:DeleteItem",
     "dynamodb:TagResource",
-    # looks of `doctor`, which come to where the stack's things are
-    "dynamodb:DescribeTimeToLive",
-    "ec2:DescribeInstanceTypes",
-    "ec2:DescribeLaunchTemplateVersions",
-    "ec2:DescribeRouteTables",
-    "ec2:DescribeSecurityGroups",
-    "ec2:DescribeSubnets",
-    "ec2:DescribeVpcEndpoints",
-    "ecr:DescribeImages",
-    "iam:GetInstanceProfile",
-    "iam:GetRole",
-    "iam:SimulatePrincipalPolicy",
-    "logs:DescribeLogGroups",
-    "servicequotas:GetServiceQuota",
     # `runs cancel`, when its pilots have left by themselves before their time
     "batch:TerminateJob",
     # the watcher, when jobs wait and nothing is left to claim; `status`, when nothing starts; a table that is not there
