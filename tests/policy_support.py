@@ -148,6 +148,21 @@ def needs(request: Mapping[str, Any], account: str, region: str, job_tags: Mappi
             Needed("ecr:DescribeRepositories", f"arn:aws:ecr:{place}:repository/{one}")
             for one in asked["repositoryNames"]
         ]
+    if service == "sts" and operation == "GetCallerIdentity":
+        return []  # AWS asks no permission for it
+    if service == "iam" and operation in ("GetRole", "SimulatePrincipalPolicy"):
+        name = asked.get("RoleName") or asked["PolicySourceArn"].rpartition("/")[2]
+        path = "aws-service-role/batch.amazonaws.com/" if name.startswith("AWSServiceRole") else ""
+        return [Needed(f"iam:{operation}", f"arn:aws:iam::{account}:role/{path}{name}")]
+    if service == "iam" and operation == "GetInstanceProfile":
+        return [Needed(f"iam:{operation}", f"arn:aws:iam::{account}:instance-profile/{asked['InstanceProfileName']}")]
+    if service == "ecr" and operation == "DescribeImages":
+        return [Needed("ecr:DescribeImages", f"arn:aws:ecr:{place}:repository/{asked['repositoryName']}")]
+    if service == "servicequotas" and operation == "GetServiceQuota":
+        quota = f"{asked['ServiceCode']}/{asked['QuotaCode']}"
+        return [Needed("servicequotas:GetServiceQuota", f"arn:aws:servicequotas:{place}:{quota}")]
+    if service == "ec2" and operation.startswith("Describe"):
+        return [Needed(f"ec2:{operation}", "*")]
     raise ValueError(f"nobody said what {service} {operation} needs")
 
 

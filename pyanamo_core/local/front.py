@@ -128,6 +128,7 @@ class Front:
         if call.service == "cloudformation" and said[0].startswith("200"):
             if call.operation == "ExecuteChangeSet":
                 stacks.tell_outputs(self._clients(region), _form(environ))
+                stacks.tie_subnets(self._clients(region), _form(environ))
             elif call.operation == "DeleteStack":
                 stacks.after_delete(self._clients(region), made)
         return body

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from pyanamo_core.aws import Clients
 
+_TIE: Final = "AWS::EC2::SubnetRouteTableAssociation"
 Made = list[tuple[str, str]]
 """Kind and physical id of each resource of a stack."""
 
@@ -15,6 +16,25 @@ Made = list[tuple[str, str]]
 def tell_outputs(clients: Clients, asked: Mapping[str, str]) -> None:
     """A stack that moto makes from a change set has no outputs until it is updated, be it by nothing."""
     clients.once("cloudformation").update_stack(StackName=asked["StackName"], UsePreviousTemplate=True)
+
+
+def tie_subnets(clients: Clients, asked: Mapping[str, str]) -> None:
+    """Tie subnets to the route tables that the template says: moto notes the association, and makes none."""
+    from botocore.exceptions import ClientError
+
+    from pyanamo_core.stack.template import read_template
+
+    formation: Any = clients.client("cloudformation")
+    told = formation.list_stack_resources(StackName=asked["StackName"])["StackResourceSummaries"]
+    made = {str(each["LogicalResourceId"]): str(each["PhysicalResourceId"]) for each in told}
+    if not any(each["ResourceType"] == _TIE for each in told):
+        return
+    template = read_template(formation.get_template(StackName=asked["StackName"])["TemplateBody"])
+    for name, resource in template["Resources"].items():
+        if resource["Type"] == _TIE and name in made:
+            ends = [resource["Properties"][key].get("Ref", "") for key in ("SubnetId", "RouteTableId")]
+            with suppress(ClientError, KeyError):  # a parameter instead, or tied already
+                clients.client("ec2").associate_route_table(SubnetId=made[ends[0]], RouteTableId=made[ends[1]])
 
 
 def before_delete(clients: Clients, asked: Mapping[str, str]) -> Made:

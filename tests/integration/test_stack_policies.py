@@ -40,6 +40,14 @@ from pyanamo_core.sheet import read_sheet
 from pyanamo_core.stack.admin import deployer_policy
 from pyanamo_core.workflow_file import read_workflow
 
+MANIFEST = json.dumps(
+    {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+        "config": {"digest": "sha256:" + "0" * 64, "size": 1},
+        "layers": [],
+    }
+)
 SECRET = "pnu_0planted0secret0of0prefect0"
 SHEET = """\
 itemID|TaskID|TaskScript|TaskArgs
@@ -126,6 +134,8 @@ def play(cloud: LocalCloud, folder: Path, patch: pytest.MonkeyPatch) -> Played:
     admin.client("s3").create_bucket(Bucket="reads")
     for key in ("cohort/sample", "reference/ref.txt"):
         admin.client("s3").put_object(Bucket="reads", Key=key, Body=b"ACGT")
+    for key in ("S1.cram", "S1.cram.crai"):
+        admin.client("s3").put_object(Bucket="reads", Key=f"cohort/{key}", Body=b"CRAM")
     key = admin.client("secretsmanager").create_secret(Name="prefect", SecretString=SECRET)["ARN"]
     (folder / "scripts").mkdir()
     (folder / "scripts" / "probe.py").write_text(SCRIPT)
@@ -169,6 +179,12 @@ def play(cloud: LocalCloud, folder: Path, patch: pytest.MonkeyPatch) -> Played:
     ):
         told = CliRunner().invoke(app, [*words, "--json"])
         assert told.exit_code in (0, 1), (words, told.output)
+    repository = outputs["Repository"].partition("/")[2]
+    admin.client("ecr").put_image(repositoryName=repository, imageManifest=MANIFEST, imageTag="latest")
+    told = CliRunner().invoke(app, ["doctor", "--as-job", "--reads", "s3://reads/cohort/S1.cram", "--json"])
+    lines = json.loads(told.stdout)["lines"]
+    assert [line for line in lines if line["state"] == "wrong"] == []
+    assert {line["where"] for line in lines} == {"here", "container"}
     live = next(run["run_id"] for run in command("runs", "list") if not run.get("ended"))
     command("runs", "cancel", live, "--yes")
 
@@ -203,7 +219,6 @@ UNUSED = {
     # of multipart uploads that are cut short
     "s3:AbortMultipartUpload",
     "s3:ListMultipartUploadParts",
-    "s3:DeleteObject",
     # of AWS's own with the driver's permissions, when it makes what scales a table by itself, for the first time in an account
     "cloudwatch:PutMetricAlarm",
     "cloudwatch:DescribeAlarms",
@@ -214,10 +229,8 @@ UNUSED = {
     "dynamodb:TagResource",
     # `runs cancel`, when its pilots have left by themselves before their time
     "batch:TerminateJob",
-    # the watcher, when jobs wait and nothing is left to claim; `status`, when nothing starts; a table that is not there
+    # the watcher, when jobs wait and nothing is left to claim
     "batch:CancelJob",
-    "batch:DescribeComputeEnvironments",
-    "dynamodb:DescribeTable",
     # staging asks for a bucket's place only when it is told another region
     "s3:GetBucketLocation",
 }
