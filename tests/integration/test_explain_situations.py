@@ -18,8 +18,10 @@ from driver_support import QUICK, Place, sleeping, wait_for
 from fleet_fire import running
 from typer.testing import CliRunner
 
+from pyanamo.context import Context
 from pyanamo.main import app
 from pyanamo_core import driver
+from pyanamo_core.aws import Clients
 from pyanamo_core.errors import SubmitRefused
 from pyanamo_core.ledger import Ledger
 from pyanamo_core.local import LocalCloud
@@ -94,7 +96,15 @@ class Scene:
 
 
 @pytest.fixture
-def scene(misbehaving_cloud: LocalCloud, cloud_environment: dict[str, str], unique_name: str, tmp_path: Path) -> Scene:
+def scene(
+    misbehaving_cloud: LocalCloud,
+    cloud_clients: Clients,
+    unique_name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Scene:
+    # Some thirty commands are typed here: making clients anew for each would take most of the time.
+    monkeypatch.setattr(Context, "clients", property(lambda _: cloud_clients))
     return Scene(misbehaving_cloud, unique_name, tmp_path)
 
 
