@@ -14,9 +14,10 @@ from typing import Final, Literal
 from pyanamo_core.clock import SystemClock
 from pyanamo_core.errors import PyAnamoError
 from pyanamo_core.fleet.batch import Batch
-from pyanamo_core.fleet.explain import Finding, Observation, counted, findings, guarded, observe
+from pyanamo_core.fleet.explain import Finding, findings, guarded
 from pyanamo_core.fleet.failures import failures
 from pyanamo_core.fleet.jobs import Environment
+from pyanamo_core.fleet.observe import Observation, counted, observe
 from pyanamo_core.fleet.plan import Pilots, fresh_seconds, leaving_cause, merged, sort_pilots
 from pyanamo_core.fleet.spending import spending
 from pyanamo_core.model import Counts, Run

@@ -1,36 +1,26 @@
 """Why nothing runs, or why it stopped: ledger, fleet, queue, compute environment and children's exits in plain words.
 
-`findings` is pure; `look` makes the few calls that it needs (four, and one for each array that waits). What the words of
-Batch mean stands in reasons.py; account.py tells the whole story of a run, an item or a nest.
+`findings` is pure: what is known comes from observe.py. What the words of Batch mean stands in reasons.py; account.py tells the
+whole story of a run, an item or a nest.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
-from pyanamo_core.clock import SystemClock
-from pyanamo_core.errors import DefinitionMissing, PyAnamoError, QueueMissing
-from pyanamo_core.fleet.batch import Batch
+from pyanamo_core.errors import PyAnamoError
 from pyanamo_core.fleet.ends import End, end_of
-from pyanamo_core.fleet.jobs import Definition, Environment, Job, Queue
-from pyanamo_core.fleet.plan import (
-    DUE_SOON_SECONDS,
-    Pilots,
-    fresh_seconds,
-    leaving_cause,
-    merged,
-    sort_pilots,
-    stop_for_set_up,
-)
+from pyanamo_core.fleet.jobs import Definition, Environment, Queue
+from pyanamo_core.fleet.observe import Observation as Observation
+from pyanamo_core.fleet.observe import Place as Place
+from pyanamo_core.fleet.observe import look as look
+from pyanamo_core.fleet.observe import observe as observe
+from pyanamo_core.fleet.plan import leaving_cause, merged, stop_for_set_up
 from pyanamo_core.fleet.reasons import DEPLOY, INVALID, WAITING, known
-from pyanamo_core.fleet.tally import ChosenTally, Tally
-from pyanamo_core.model import Cause, Counts, Mode, Run
-from pyanamo_core.protocols import Clock, Ledger
+from pyanamo_core.model import Cause, Mode, Run
 from pyanamo_core.words import listed, number_of, span
-from pyanamo_core.workflow import Workflow
 
 DOLLARS: Final = "max_dollars"
 """A word of the reason of a run that its limit has drained (spending.py)."""
@@ -53,132 +43,6 @@ class Finding:
     @property
     def told(self) -> str:
         return f"{self.subject}: " + (f"{self.fact.removesuffix('.')}. {self.advice}" if self.advice else self.fact)
-
-
-@dataclass(frozen=True)
-class Place:
-    """A queue, and where its jobs can run. `queue` is None where it does not exist."""
-
-    name: str
-    queue: Queue | None
-    environments: tuple[Environment, ...] = ()
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What is known about a run at one moment (`now`: seconds since 1970; 0: not told)."""
-
-    run: Run
-    counts: Counts
-    claimable: int
-    jobs: tuple[Job, ...] = ()
-    missing: tuple[str, ...] = ()
-    queue: Queue | None = None
-    queue_name: str = ""
-    environments: tuple[Environment, ...] = ()
-    definition: Definition | None = None
-    definition_name: str = ""
-    waiting_reasons: tuple[str, ...] = ()
-    failed: tuple[Job, ...] = field(default_factory=tuple[Job, ...])
-    others: tuple[Place, ...] = ()
-    """Further queues that the run has submitted to."""
-    pilots: Pilots | None = None
-    now: float = 0.0
-
-    @property
-    def places(self) -> tuple[Place, ...]:
-        return (Place(self.queue_name, self.queue, self.environments), *self.others)
-
-    def jobs_of(self, place: Place) -> list[Job]:
-        """The run's jobs on this queue; what no submission tells is the main queue's."""
-        queues = {one.job_id: one.queue for one in self.run.submissions}
-        return [job for job in self.jobs if queues.get(job.job_id, self.queue_name) == place.name]
-
-
-def look(
-    batch: Batch,
-    run: Run,
-    counts: Counts,
-    claimable: int,
-    jobs: Sequence[Job],
-    *,
-    queue: str,
-    definition: str,
-    pilots: Pilots | None = None,
-    now: float = 0.0,
-) -> Observation:
-    """Ask Batch what `findings` needs. A queue or definition that does not exist is a finding, no error."""
-    first, *others = [
-        _place(batch, name) for name in dict.fromkeys((queue, *(each.queue for each in run.submissions if each.job_id)))
-    ]
-    try:
-        found_definition = batch.definition(run.submissions[0].definition if run.submissions else definition)
-    except DefinitionMissing:
-        found_definition = None
-    reasons: list[str] = []
-    failed: list[Job] = []
-    for job in jobs:
-        if job.waiting:
-            reasons += _waiting_reasons(batch, job)
-        if job.failed:
-            failed += batch.failed_children(job)
-    known_jobs = {job.job_id for job in jobs}
-    return Observation(
-        run=run,
-        counts=counts,
-        claimable=claimable,
-        jobs=tuple(jobs),
-        missing=tuple(s.job_id for s in run.submissions if s.job_id and s.job_id not in known_jobs),
-        queue=first.queue,
-        queue_name=queue,
-        environments=first.environments,
-        definition=found_definition,
-        definition_name=definition,
-        waiting_reasons=tuple(dict.fromkeys(reasons)),
-        failed=tuple(failed),
-        others=tuple(others),
-        pilots=pilots,
-        now=now,
-    )
-
-
-def observe(batch: Batch, ledger: Ledger, run: Run, workflow: Workflow, *, clock: Clock | None = None) -> Observation:
-    """`look` for somebody who does not watch the run: reads counts and pilots, and describes its jobs first."""
-    clock = clock or SystemClock()
-    now, timing = clock.now(), workflow.timing
-    fresh = fresh_seconds(timing.beat_seconds, timing.lease_seconds)
-    counts, claimable = counted(ledger, run, clock)
-    return look(
-        batch,
-        run,
-        counts,
-        claimable,
-        list(batch.describe(each.job_id for each in run.submissions if each.job_id).values()),
-        queue=workflow.queue,
-        definition=workflow.job_definition,
-        pilots=sort_pilots(ledger.pilots(run.run_id), now=now, fresh_seconds=fresh),
-        now=now,
-    )
-
-
-def counted(ledger: Ledger, run: Run, clock: Clock) -> tuple[Counts, int]:
-    """Items by state, and how many are claimable soon: the table's, or of a canary its own."""
-    tally = ChosenTally(ledger, clock, run.only) if run.only else Tally(ledger, clock)
-    return tally.whole() if run.only else ledger.counts(), tally.claimable(within_seconds=DUE_SOON_SECONDS)
-
-
-def _place(batch: Batch, name: str) -> Place:
-    try:
-        queue = batch.queue(name)
-    except QueueMissing:
-        return Place(name, None)
-    return Place(name, queue, tuple(batch.environments(queue.environments)))
-
-
-def _waiting_reasons(batch: Batch, job: Job) -> list[str]:
-    if job.size == 1:
-        return [job.status_reason] if job.status_reason else []
-    return [child.status_reason for child in batch.children(job.job_id, "RUNNABLE") if child.status_reason]
 
 
 def findings(seen: Observation) -> list[Finding]:
@@ -384,24 +248,22 @@ def _about_pilots(seen: Observation) -> list[Finding]:
             f" room ({DEPLOY} --set ScratchGb=N) or see the pilots' logs."
         )
         found.append(Finding(number_of(len(faults), "pilot"), fact, advice, "host_fault"))
-    if silent := _about_silent(seen, seen.pilots):
+    if silent := _about_silent(seen):
         found.append(silent)
     return found
 
 
-def _about_silent(seen: Observation, pilots: Pilots) -> Finding | None:
-    """Pilots that neither beat nor left, and what they hold: by their last beats, or what is locked while nobody beats."""
-    gone = [one for one in pilots.silent if one.holding]
-    held = sorted(item_id for one in gone for item_id in one.holding)
-    holds = f"they hold {listed(held)}"
-    if not gone and pilots.silent and not pilots.fresh and seen.counts.locked:
-        # They died before a beat could tell what they had claimed.
-        gone, holds = list(pilots.silent), f"{number_of(seen.counts.locked, 'item')} locked"
-    if not gone:
+def _about_silent(seen: Observation) -> Finding | None:
+    """Items that pilots hold which neither beat nor left."""
+    if not seen.stranded or seen.pilots is None:
         return None
-    quiet = f" (last beat {span(seen.now - max(one.last_beat for one in gone))} ago)" if seen.now else ""
+    owners = {item.owner for item in seen.stranded}
+    beats = [record.last_beat for record in seen.pilots.silent if record.pilot_id in owners]
+    quiet = f" (last beat {span(seen.now - max(beats))} ago)" if seen.now else ""
+    holds = "it holds" if len(owners) == 1 else "they hold"
+    fact = f"silent{quiet}, {holds} {listed([item.item_id for item in seen.stranded])}"
     advice = "That comes back when the leases end; at once, if Batch says that they are gone, with: pyanamo recover"
-    return Finding(number_of(len(gone), "pilot"), f"silent{quiet}, {holds}", advice, "pilots_silent")
+    return Finding(number_of(len(owners), "pilot"), fact, advice, "pilots_silent")
 
 
 def told(seen: Observation, limit: int = 2) -> str:

@@ -109,6 +109,7 @@ def test_the_account_of_a_run_tells_how_far_it_is_who_works_and_where():
     asked.scene.polls(asked.scene.watch())
     asked.holds("i0", "p0")
     asked.scene.pilot("p1", batch_job="job-0:1", holding=("i4",))
+    asked.scene.claim("i4", "p1")
     asked.scene.clock.move(400)
     asked.scene.pilot("p0", holding=("i0",))
     asked.scene.clock.move(20)
@@ -118,11 +119,11 @@ def test_the_account_of_a_run_tells_how_far_it_is_who_works_and_where():
     # Then the paragraph has it all
     assert told.paragraph == (
         "Run run of table memory (workflow version 1) has gone on for 7m10s; nobody watches it."
-        " Of 5 items 1 is done, 1 is being worked on and 3 are to do."
+        " Of 5 items 1 is done, 2 are being worked on and 2 are to do."
         " It asked Batch for 3 pilots on queue queue (1 vCPUs and 0 MB each): 1 RUNNING and 2 RUNNABLE."
         " 1 pilot beat, the last 20s ago, with 1 item in hand; 1 pilot went silent, the last 7m00s ago."
         " Queue queue is ENABLED and VALID, with compute environment ce (ENABLED, VALID, 0 of at most 64 vCPUs)."
-        " 1 pilot: silent (last beat 7m00s ago), they hold i4. That comes back when the leases end; at once, if Batch"
+        " 1 pilot: silent (last beat 7m00s ago), it holds i4. That comes back when the leases end; at once, if Batch"
         " says that they are gone, with: pyanamo recover."
     )
     assert told.next == "pyanamo recover"

@@ -191,16 +191,29 @@ def test_pilots_that_wait_longer_than_a_machine_takes_wait_for_something_else():
     assert "need a way to ECS" in found.advice
 
 
-def test_silent_pilots_and_what_they_hold_are_told():
-    silent = (PilotRecord(pilot_id="p", last_beat=100.0, holding=("B", "A")), PilotRecord(pilot_id="idle"))
-    (found,) = findings(replace(GOOD, run=WATCHED, pilots=Pilots(silent=silent), now=700.0))
-    assert found.told.startswith("1 pilot: silent (last beat 10m00s ago), they hold A and B. That comes back when")
-    assert "pyanamo recover" in found.advice
-    # And one that died before a beat could tell what it had claimed, while items are locked and nobody beats
-    died = replace(GOOD, run=WATCHED, pilots=Pilots(silent=silent[1:]), now=700.0, counts=Counts(todo=5, locked=2))
-    (found,) = findings(died)
-    assert found.fact.endswith(" ago), 2 items locked")
-    assert findings(replace(died, counts=Counts(todo=5))) == []
+def test_silent_pilots_and_what_they_hold_are_told_by_what_is_locked_now():
+    # Given a pilot that claimed two items and fell silent before a beat told of the second, and one that works
+    scene = Scene(items=4, pilots=2)
+    scene.polls(scene.watch())
+    scene.claim("i0", "dead")
+    scene.pilot("dead", holding=("i0",))
+    scene.claim("i1", "dead")
+    scene.clock.move(400)
+    scene.claim("i2", "alive")
+    scene.pilot("alive", holding=("i2",))
+
+    def told() -> list[str]:
+        found = driver.explain_run(scene.clients, scene.ledger, "run", scene.workflow, clock=scene.clock)
+        return [one.told for one in found if one.code == "pilots_silent"]
+
+    # Then the silent one is told with both
+    (found,) = told()
+    assert found.startswith("1 pilot: silent (last beat 6m40s ago), it holds i0 and i1. That comes back when")
+    assert found.endswith("with: pyanamo recover")
+    # And once others have them it is no longer told, although its row still names one
+    scene.finish("i0", "alive")
+    scene.finish("i1", "alive")
+    assert told() == []
 
 
 def test_hosts_that_pilots_left_are_told_while_no_pilot_works():
