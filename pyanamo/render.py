@@ -99,6 +99,13 @@ def print_trimmed(what: RenderableType) -> None:
         sys.stdout.flush()
 
 
+def paragraph(text: str) -> RenderableType:
+    """Prose: broken between words on a terminal, one line elsewhere, where a program may look for words in it."""
+    from rich.text import Text
+
+    return Text(text) if console().is_terminal else text
+
+
 def as_json_text(data: Any) -> str:
     """JSON of models, dataclasses, enums, paths and what they hold, indented by two blanks."""
     from pydantic_core import to_jsonable_python

@@ -13,7 +13,7 @@ import typer
 from pyanamo.addressing import find_nest
 from pyanamo.commands.runs import find_run
 from pyanamo.context import Context, command
-from pyanamo.render import Told, short, span, table
+from pyanamo.render import Told, paragraph, short, span, table
 from pyanamo_core.errors import ItemMissing, NotFound, RunMissing
 from pyanamo_core.model import Run
 from pyanamo_core.words import quoted
@@ -73,7 +73,7 @@ def explain(
         account.next,
     )
     quiet = [one.code or one.fact for one in account.findings]
-    return Told(told, view=lambda one: one.text, quiet=quiet, next=account.next)
+    return Told(told, view=lambda one: paragraph(one.text), quiet=quiet, next=account.next)
 
 
 def _account(context: Context, what: str | None, nest: str | None) -> Account:

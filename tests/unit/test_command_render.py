@@ -14,7 +14,7 @@ from pyanamo import progress as progress_module
 from pyanamo.commands.run import page_of
 from pyanamo.context import Context
 from pyanamo.progress import Bar, RunDisplay, rate
-from pyanamo.render import Told, share, short, show, size, span, table, view, when
+from pyanamo.render import Told, paragraph, share, short, show, size, span, table, view, when
 from pyanamo_core.fleet.progress import Progress
 from pyanamo_core.model import Counts, Run, State
 
@@ -183,3 +183,17 @@ def test_a_run_shows_states_pilots_pace_and_each_note_once(clock: Time, capsys: 
         "run: 3 of 10 items finished: todo 5 locked 2 done 3, 2 pilots, 30.0 items/min, 14s left",
         "run: 3 of 10 items finished: todo 5 locked 2 done 3, 1 pilot",
     ]
+
+
+def test_prose_is_broken_between_words_on_a_terminal_and_left_in_one_line_elsewhere(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "Run 3f2c of table Seq has gone on for 12s; nobody watches it."
+    show(Told(text, view=paragraph))
+    assert capsys.readouterr().out == text + "\n"
+    # On a terminal of thirty columns
+    narrow = Console(width=30, force_terminal=True, no_color=True, highlight=False)
+    monkeypatch.setattr("pyanamo.render.console", lambda **_: narrow)
+    show(Told(text, view=paragraph))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.strip() for line in lines] == ["Run 3f2c of table Seq has gone", "on for 12s; nobody watches it."]
