@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from genomics_support import DATA
 
 from pyanamo.cohort import recorded_nests
 from pyanamo_core import driver
+from pyanamo_core.cost.items import Pricing, item_costs
+from pyanamo_core.cost.prices import price_list
 from pyanamo_core.genomics.cohort import gather
 from pyanamo_core.genomics.gatk import prepare
 from pyanamo_core.genomics.joint import joint
@@ -73,6 +76,14 @@ def test_na12878_goes_from_a_bucket_through_pilots_to_a_vcf_with_all_of_giabs_si
     for suffix in ("", ".fai"):
         (tmp_path / f"q.fa{suffix}").symlink_to(DATA / "na12878-chr22" / f"q.fa{suffix}")
     vcf = joint([made.gvcf.uri], tmp_path / "q.fa", str(tmp_path / "out"), tmp_path / "joining").vcf.uri
+    # Then its pilot knows what its tasks asked of S3: four objects put by each nest, its reads fetched as ranges
+    (pilot,) = ledger.pilots()
+    assert 5 * 4 <= pilot.spent.s3_writes <= 5 * 4 + 2
+    assert 5 * 4 <= pilot.spent.s3_reads <= 5 * 16 + 10
+    # And what it cost is the time of its slots
+    (item,) = item_costs(ledger, Pricing(price_list(), time.time()))
+    assert (item.sample, item.attempts, item.estimated, item.lost_vcpu_seconds) == ("NA12878", 1, False, 0)
+    assert item.vcpu_seconds == pytest.approx(pilot.spent.slot_seconds["done"] / 2 * pilot.vcpus, rel=0.01)
     # Then all 14 sites of GIAB are among its 18
     with pysam.VariantFile(vcf) as found, pysam.VariantFile(str(bam).replace(".bam", ".giab.vcf")) as giab:
         sites = {(r.pos, r.ref, alt) for r in found for alt in r.alts or ()}
@@ -91,3 +102,6 @@ def test_three_samples_of_1000_genomes_go_through_pilots_and_each_has_calls(plac
     # Then each sample, named by its SM, has calls
     figures = [ledger.nests(item)[0].figures for item in ledger.items()]
     assert {f["sample"]: f["variants"] for f in figures} == {"HG00100": 9, "HG00101": 6, "HG00102": 10}
+    # And what it cost is told by that name
+    costs = {one.item_id: one.sample for one in item_costs(ledger, Pricing(price_list(), time.time()))}
+    assert costs == {"mpileup.1": "HG00100", "mpileup.2": "HG00101", "mpileup.3": "HG00102"}
