@@ -111,14 +111,13 @@ def cost(
     A run that goes on is told up to its pilots' last beats. By run only pilots' rows are read; by sample and item every
     item with its attempts. Dollars are list prices, as ranges where the price of Spot is concerned.
     """
-    if out and by is By.RUN and out != "-" and not out.endswith((".tsv", ".csv", ".json")):
-        raise OutUnfit(path=out, reason="the name must end in .tsv, .csv or .json")
+    check_name(out)
     listed = prices_of(context, prices)
     found = find_run(context.ledger, context.table_name, run)
     if by is By.RUN:
         told = _of_run(context, found, listed)
         if out:
-            _write(out, LINE_COLUMNS, _lines(told.spending))
+            write_all(out, LINE_COLUMNS, _lines(told.spending))
         return Told(
             None if out == "-" else told,
             view=_run_view,
@@ -311,7 +310,7 @@ def _of_parts(context: Context, run: Run, prices: Prices, by: By, out: str | Non
             parts = sums.costs()
         told = dearest.passing(parts)
         if out:
-            _write(out, ITEM_COLUMNS if by is By.ITEM else SAMPLE_COLUMNS, (as_row(one) for one in told))
+            write_all(out, ITEM_COLUMNS if by is By.ITEM else SAMPLE_COLUMNS, (as_row(one) for one in told))
         for _ in told:
             pass
     spending = of_run(context.ledger, run, prices, now=time.time())
@@ -396,7 +395,13 @@ def _name(one: ItemCost | SampleCost) -> str:
 # ------------------------------------------------------------------------------------------------- small
 
 
-def _write(out: str, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+def check_name(out: str | None) -> None:
+    """Raises OutUnfit for a file whose name says no format."""
+    if out and out != "-" and not out.endswith((".tsv", ".csv", ".json")):
+        raise OutUnfit(path=out, reason="the name must end in .tsv, .csv or .json")
+
+
+def write_all(out: str, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
     """All rows into a file, whole or not at all; `-` is standard output."""
     import sys
 
@@ -408,8 +413,6 @@ def _write(out: str, columns: Sequence[str], rows: Iterable[Mapping[str, object]
         return
     path = Path(out)
     form = path.suffix.removeprefix(".")
-    if form not in ("tsv", "csv", "json"):
-        raise OutUnfit(path=out, reason="the name must end in .tsv, .csv or .json")
     part = path.with_name(f".{path.name}.part")
     try:
         with part.open("w", encoding="utf-8", newline="") as stream:

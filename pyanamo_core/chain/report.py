@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pyanamo_core.aws import Clients, explained
+from pyanamo_core.chain.costs import step_costs
 from pyanamo_core.cost.prices import Prices, price_list
-from pyanamo_core.cost.ranges import Range, dollars, total
-from pyanamo_core.cost.spent import spent
+from pyanamo_core.cost.ranges import dollars, total
 from pyanamo_core.model import State
 from pyanamo_core.protocols import Ledger
 from pyanamo_core.report import Section, write_report
@@ -52,25 +52,19 @@ def put_report(clients: Clients, call: Workflow, others: Sequence[Workflow]) -> 
 
 def steps(ledgers: Sequence[Ledger], prices: Prices, now: float) -> Section:
     """A line for each step's table: items, runs, hours, and what its pilots have cost (of the last 30 days)."""
-    rows: list[tuple[str, ...]] = []
-    sums: list[Range] = []
-    for ledger in ledgers:
-        counts, runs = ledger.counts(), ledger.runs()
-        seconds = sum(max(0.0, run.ended - run.started) for run in runs if run.ended)
-        vcpus = ledger.workflow()[1].vcpus
-        cost = spent(ledger.pilots(), prices, now=now, vcpus=vcpus)
-        sums.append(cost.dollars)
-        rows.append(
-            (
-                ledger.table,
-                f"{counts.done:,} of {counts.total:,}",
-                str(len(runs)),
-                duration(seconds),
-                f"{cost.vcpu_seconds / 3600:,.2f}",
-                dollars(cost.dollars),
-            )
+    told = step_costs({ledger.table: ledger for ledger in ledgers}, prices, now)
+    rows = [
+        (
+            one.table,
+            f"{one.items_done:,} of {one.items:,}",
+            str(one.runs),
+            duration(one.seconds),
+            f"{one.vcpu_seconds / 3600:,.2f}",
+            dollars(one.dollars),
         )
-    rows.append(("in all", "", "", "", "", dollars(total(sums))))
+        for one in told
+    ]
+    rows.append(("in all", "", "", "", "", dollars(total(one.dollars for one in told))))
     columns = ("table", "items done", "runs", "from their starts to their ends", "vCPU hours", "cost, list prices")
     return Section("Steps of the cohort", columns, tuple(rows))
 

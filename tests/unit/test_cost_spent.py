@@ -338,12 +338,46 @@ def test_the_summary_has_the_cost_in_a_line(table: Table, prices: Any) -> None:
     assert f"Cost: {told} (`pyanamo cost r --table Seq`)" in text
 
 
+class Gathered(Table):
+    """The table of gather beside it: A, B and C are gathered, and nothing was lost."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.ledger = MemoryLedger(rules=WORKFLOW.rules, clock=self.clock, table="Seq-gather")
+        self.ledger.add_workflow(WORKFLOW)
+        self.ledger.import_item("NA1", "t", Definition(script="s", arguments=("1", "2", "3")))
+        self.claimed("NA1", 50, Cause.DONE, slot_seconds=50.0, kept_seconds=50.0)
+
+
 def test_the_cohorts_report_tells_the_cost_of_each_step_and_their_sum(table: Table, prices: Any) -> None:
-    told = steps([table.ledger, table.ledger], prices, table.clock.now())
+    told = steps([table.ledger, Gathered().ledger], prices, table.clock.now())
     first, second, sum_of_all = told.rows
-    assert first == second
     assert first[-2:] == ("4.00", "$0.16–0.20")
-    assert sum_of_all[-1] == "$0.33–0.41"
+    assert second[:3] == ("Seq-gather", "1 of 1", "0")
+    assert sum_of_all[-1] == "$0.16–0.20"
+
+
+def test_a_cohort_is_told_by_steps_and_by_samples_over_call_and_gather(
+    table: Table, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Given the tables of call and gather; sample NA1 has an item in each
+    ledgers = {"call": table.ledger, "gather": Gathered().ledger}
+    monkeypatch.setattr("pyanamo_core.chain.costs.ledgers_of", lambda *_: ledgers)
+    monkeypatch.setattr(Context, "clients", property(lambda _: None))
+    # When the cohort's cost is asked for, by steps and by samples
+    told = typed("cohort", "cost", "--json")
+    assert told.exit_code == 0, told.output
+    assert [step["step"] for step in json.loads(told.stdout)["steps"]] == ["call", "gather"]
+    out = tmp_path / "samples.csv"
+    told = typed("cohort", "cost", "--by", "sample", "--limit", "1", "--out", str(out))
+    # Then the sample's time is that of both
+    assert told.exit_code == 0, told.output
+    assert "… and 2 more" in told.stdout
+    with out.open(newline="") as stream:
+        rows = {row["sample"]: row for row in csv.DictReader(stream)}
+    assert float(rows["NA1"]["vcpu_seconds"]) == 540 + 100
+    assert rows["NA1"]["items"] == "2"
+    assert typed("cohort", "cost", "--out", "x.pdf").exit_code == 3
 
 
 def test_runs_show_has_the_cost_in_a_line_and_lives_without_it(table: Table, tmp_path: Path) -> None:
