@@ -200,6 +200,8 @@ class Item(Value):
     memory_factor: float = 1.0
     nest_seconds: float | None = None
     """A deadline of its own for each of its nests, instead of the workflow's."""
+    on_demand: bool = False
+    """Only for pilots on machines that nobody takes away."""
     last_move: str = ""
     """Token of the last move: a refusal that shows my own token is a win."""
     created: float = 0.0

@@ -97,8 +97,16 @@ class Ledger(Protocol):
         """The recorded end of a nest's log (from its row, or the LOG row of its fence)."""
         ...
 
-    def retry(self, item: Item, *, memory_factor: float | None = None, nest_seconds: float | None = None) -> Item:
-        """Failed or cancelled → todo with fresh budgets; limits that are given stand from now on (seconds of one nest)."""
+    def retry(
+        self,
+        item: Item,
+        *,
+        memory_factor: float | None = None,
+        nest_seconds: float | None = None,
+        on_demand: bool | None = None,
+    ) -> Item:
+        """Failed or cancelled → todo with fresh budgets; limits that are given stand from now on (seconds of one nest; for
+        on-demand pilots only, or for all)."""
         ...
 
     def reset(self, item: Item) -> Item: ...
@@ -112,13 +120,16 @@ class Ledger(Protocol):
         ...
 
     # ------------------------------------------------------------------ moves of pilots
-    def candidates(self, state: State, shard: int, *, start: str | None = None, limit: int = 10) -> list[str]:
+    def candidates(
+        self, state: State, shard: int, *, start: str | None = None, limit: int = 10, on_demand: bool = False
+    ) -> list[str]:
         """One page of item ids of a shard of the queue index: todo from the random key `start` on (wrapping is the caller's),
-        waiting that are due, locked whose lease is over."""
+        waiting that are due, locked whose lease is over; items for on-demand pilots only, or all others."""
         ...
 
-    def claim(self, item_id: str, pilot_id: str, *, run_id: str = "") -> Claim | None:
-        """Claim a todo or due item, or reclaim one whose lease is over; None if it is no longer free."""
+    def claim(self, item_id: str, pilot_id: str, *, run_id: str = "", on_demand: bool = False) -> Claim | None:
+        """Claim a todo or due item, or reclaim one whose lease is over; None if it is no longer free, or if it is not
+        for on-demand pilots only although `on_demand` says so, or the other way round."""
         ...
 
     def expire(self, item_id: str) -> Item | None:
@@ -168,8 +179,9 @@ class Ledger(Protocol):
         """Items in a state; stops counting at `bound`. `since`: of a finished state, those that finished then or later."""
         ...
 
-    def claimable(self, *, within_seconds: float = 0.0) -> int:
-        """todo + waiting due within so many seconds + locked with an expired lease."""
+    def claimable(self, *, within_seconds: float = 0.0, on_demand: bool = False) -> int:
+        """todo + waiting due within so many seconds + locked with an expired lease; of the items for on-demand pilots
+        only, or of all others."""
         ...
 
     def item_ids(self, state: State) -> Iterator[str]:

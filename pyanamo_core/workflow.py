@@ -100,6 +100,7 @@ class StepTable(Value):
     pilots: int | None = Field(default=None, ge=1, le=100_000)
     items: int | None = Field(default=None, ge=1, le=1000, description="Items that a pilot works on at a time")
     queue: str = ""
+    on_demand_queue: str = ""
     job_definition: str = ""
     vcpus: float | None = Field(default=None, gt=0)
     memory_mb: int | None = Field(default=None, ge=64)
@@ -142,6 +143,10 @@ class Workflow(Value):
     )
     table: str = Field(default="", pattern=r"^([A-Za-z0-9_.-]{3,255})?$")
     queue: str = Field(min_length=1)
+    on_demand_queue: str = Field(
+        default="",
+        description="Queue of machines that nobody takes away: for the last items of a run, and `items retry --on-demand`",
+    )
     job_definition: str = Field(min_length=1)
     image: str = ""
     pilots: int = Field(default=1, ge=1, le=100_000)

@@ -1064,6 +1064,92 @@ def test_candidates_wait_for_their_time(ledger: Ledger, clock: FakeClock) -> Non
     assert all_candidates(ledger, State.LOCKED) == ["l"]
 
 
+# ------------------------------------------------------------------------------------------ for on-demand pilots only
+
+
+def on_demand(ledger: Ledger, item_id: str) -> Item:
+    """An item that has failed and was retried for on-demand pilots only."""
+    item = imported(ledger, item_id, SEQ)
+    return ledger.retry(ledger.cancel(item), on_demand=True)
+
+
+def on_demand_candidates(ledger: Ledger, state: State) -> list[str]:
+    return [found for shard in range(RULES.shards) for found in ledger.candidates(state, shard, on_demand=True)]
+
+
+def test_an_item_for_on_demand_pilots_is_seen_and_taken_by_no_other(ledger: Ledger) -> None:
+    # Given one item for on-demand pilots and one for all
+    on_demand(ledger, "mine")
+    imported(ledger, "anyone", SEQ)
+    # Then each kind of pilot is shown its own
+    for start in ("0" * 12, "f" * 12, None):
+        assert all_candidates(ledger, State.TODO, start) == ["anyone"]
+    assert on_demand_candidates(ledger, State.TODO) == ["mine"]
+    assert (ledger.claimable(), ledger.claimable(on_demand=True)) == (1, 1)
+    assert ledger.count(State.TODO) == ledger.counts().todo == 2
+    # And even who knows its name gets it only as an on-demand pilot
+    assert ledger.claim("mine", "spot-pilot") is None
+    assert ledger.claim("anyone", "pilot", on_demand=True) is None
+    claim = ledger.claim("mine", "pilot", on_demand=True)
+    assert claim is not None
+    assert claim.item.on_demand
+
+
+def test_an_item_stays_with_on_demand_pilots_when_it_waits_and_when_its_lease_ends(
+    ledger: Ledger, clock: FakeClock
+) -> None:
+    # Given an item of theirs that is tried in vain
+    on_demand(ledger, "mine")
+    claim = ledger.claim("mine", "pilot-1", on_demand=True)
+    assert claim is not None
+    waiting = ledger.wait(claim, Cause.TASK_ERROR, "", delay_seconds=60)
+    # Then it waits where only they look, and is due for them in time
+    assert waiting.due == pytest.approx(clock.now() + 60)
+    assert ledger.item("mine").due == waiting.due
+    assert on_demand_candidates(ledger, State.WAITING) == []
+    assert (ledger.claimable(within_seconds=30, on_demand=True), ledger.claimable(within_seconds=90)) == (0, 0)
+    assert ledger.claimable(within_seconds=90, on_demand=True) == 1
+    assert ledger.claim("mine", "pilot-1", on_demand=True) is None
+    clock.move(60)
+    assert all_candidates(ledger, State.WAITING) == []
+    assert on_demand_candidates(ledger, State.WAITING) == ["mine"]
+    # When its pilot dies, with or without a beat
+    claim = ledger.claim("mine", "pilot-1", on_demand=True)
+    assert claim is not None
+    ledger.beat(claim, progressed=False, nests_done=0, nests_failed=0)
+    clock.move(RULES.lease_seconds + RULES.margin_seconds)
+    assert on_demand_candidates(ledger, State.LOCKED) == []
+    clock.move(0.002)
+    # Then only another one of them takes it over
+    assert all_candidates(ledger, State.LOCKED) == []
+    assert on_demand_candidates(ledger, State.LOCKED) == ["mine"]
+    assert (ledger.claimable(), ledger.claimable(on_demand=True)) == (0, 1)
+    assert ledger.claim("mine", "spot-pilot") is None
+    taken = ledger.claim("mine", "pilot-2", on_demand=True)
+    assert taken is not None
+    assert taken.fence > claim.fence
+
+
+def test_an_item_that_an_on_demand_pilot_hands_back_stays_theirs_until_a_user_says_otherwise(ledger: Ledger) -> None:
+    # Given an item of theirs that was handed back
+    on_demand(ledger, "mine")
+    claim = ledger.claim("mine", "pilot-1", on_demand=True)
+    assert claim is not None
+    back = ledger.hand_back(claim, Cause.DRAINED, progressed=False, started=True)
+    assert back.on_demand
+    assert (ledger.claimable(), ledger.claimable(on_demand=True)) == (0, 1)
+    # When it is retried as it stands, it stays so
+    assert ledger.retry(ledger.cancel(back)).on_demand
+    # When it is retried for all, or reset
+    free = ledger.retry(ledger.cancel(ledger.item("mine")), on_demand=False)
+    assert not free.on_demand
+    assert (ledger.claimable(), ledger.claimable(on_demand=True)) == (1, 0)
+    again = ledger.retry(ledger.cancel(free), on_demand=True)
+    assert not ledger.reset(again).on_demand
+    # Then it is everybody's
+    assert ledger.claim("mine", "spot-pilot") is not None
+
+
 # --------------------------------------------------------------------------------------------------- workflow versions
 
 

@@ -13,7 +13,7 @@ import typer
 from pyanamo.context import Context, command
 from pyanamo.progress import Bar
 from pyanamo.render import Told, cell, fields, short, span, table, when
-from pyanamo_core.errors import PyAnamoError, Refused
+from pyanamo_core.errors import BadInput, PyAnamoError, Refused, Surroundings
 from pyanamo_core.model import INTERRUPTIONS, Attempt, Cause, Definition, Item, Nest, State
 from pyanamo_core.words import quoted as quoted
 
@@ -36,6 +36,14 @@ class NothingNamed(PyAnamoError):
     """Name items, or give --state to mean every item in one."""
 
     exit_code = 2
+
+
+class OnDemandUnnamed(BadInput):
+    """The workflow of table {table} names no `on_demand_queue`, so nobody would take these items. Put the line that `pyanamo deploy` prints into the workflow file, then: pyanamo workflow create FILE"""
+
+
+class OnDemandClosed(BadInput):
+    """No pilot would start there, so nobody would take these items: {reason}. Nothing was retried."""
 
 
 class SomeRefused(Refused):
@@ -174,6 +182,7 @@ def _show_view(told: ItemView) -> RenderableType:
         "starts at": when(item.due) if item.state is State.WAITING else None,
         "memory": f"x {item.memory_factor:.3g}" if item.memory_factor != 1 else None,
         "nest time": f"at most {span(item.nest_seconds)}" if item.nest_seconds else None,
+        "pilots": "on demand only, no Spot" if item.on_demand else None,
         "imported": when(item.created),
         "finished": when(item.finished_at),
         "fence, epoch": f"{item.fence}, {item.epoch}",
@@ -242,6 +251,7 @@ def reset(context: Context, items: ITEMS = None, state: ALL_IN = None, yes: YES 
         "pyanamo items retry NA12878",
         "pyanamo items retry --state failed --memory-factor 2",
         "pyanamo items retry NA12878 --nest-time 14400",
+        "pyanamo items retry NA12878 --on-demand",
     )
 )
 def retry(
@@ -255,15 +265,47 @@ def retry(
         float | None,
         typer.Option("--nest-time", min=1.0, help="Seconds that each nest may take, instead of the workflow's."),
     ] = None,
+    on_demand: Annotated[
+        bool | None,
+        typer.Option(
+            "--on-demand/--anywhere",
+            help="Only by pilots whose machine nobody takes away (no Spot), or by all again; default: as it stands.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> Told:
-    """Try failed or cancelled items again with what they have: done nests stay done. Limits may be changed."""
+    """Try failed or cancelled items again with what they have: done nests stay done. Limits may be changed.
+
+    With --on-demand no Spot pilot will take them: a run's watcher submits pilots for them to the workflow's
+    `on_demand_queue`, below its ceiling. They come first there. Without a live run: start one with pyanamo run.
+    """
     chosen = _chosen(context, items, state)
+    if on_demand:
+        _check_on_demand(context)
     return each(
         context,
         "retry",
         chosen,
-        lambda item: context.ledger.retry(item, memory_factor=memory_factor, nest_seconds=nest_time),
+        lambda item: context.ledger.retry(
+            item, memory_factor=memory_factor, nest_seconds=nest_time, on_demand=on_demand
+        ),
     )
+
+
+def _check_on_demand(context: Context) -> None:
+    """Refuse what would wait for ever: no on-demand queue, or one that no pilot fits in. What cannot be asked is let pass."""
+    from pyanamo_core.fleet.on_demand import ceiling_of
+
+    _, workflow = context.ledger.workflow()
+    if not workflow.on_demand_queue:
+        raise OnDemandUnnamed(table=context.table_name)
+    try:
+        pilots, obstacle = ceiling_of(context.clients, workflow)
+    except Surroundings as error:
+        context.say(f"the on-demand queue could not be looked at: {error}")
+        return
+    if not pilots:
+        raise OnDemandClosed(reason=obstacle)
 
 
 @command(example=("pyanamo items cancel NA12878", "pyanamo items cancel --state todo --yes"))
@@ -380,6 +422,8 @@ def remark(item: Item) -> str:
         return " ".join(part for part in (f"again at {when(item.due)}", item.message) if part)
     if item.state is State.LOCKED:
         return f"pilot {short(item.owner or '')}"
+    if item.state is State.TODO and item.on_demand:
+        return "for on-demand pilots only"
     return item.message if item.state is not State.DONE else ""
 
 

@@ -115,6 +115,7 @@ def _derived(workflow: Workflow, own: StepTable, step: str, least_mb: int, **tol
         "name": f"{workflow.name[:120]}-{step}",
         "table": tables_of(workflow.table_name)[step],
         "queue": own.queue or workflow.queue,
+        "on_demand_queue": own.on_demand_queue or workflow.on_demand_queue,
         "job_definition": own.job_definition or workflow.job_definition,
         "pilots": own.pilots or workflow.pilots,
         "items": own.items or max(1, min(int(vcpus), memory_mb // least_mb)),

@@ -26,7 +26,7 @@ class CanaryTooBig(BadInput):
 
 
 def choose(ledger: Ledger, count: int) -> tuple[str, ...]:
-    """Up to so many items that are to do, which stand for the others: by their number of nests from small to big.
+    """Up to so many items that are to do, for all pilots, which stand for the others: by their number of nests from small to big.
 
     Of 1,000 items in the queue's random order, sorted by nests, the middles of as many equal parts: of three a small one, a
     usual one and a big one. Where all have as many nests it is chance.
@@ -36,7 +36,8 @@ def choose(ledger: Ledger, count: int) -> tuple[str, ...]:
     """
     if count > MOST:
         raise CanaryTooBig(count=count, bytes=0, most=MOST_BYTES, items=MOST)
-    found = middles(sorted(islice(ledger.items(State.TODO), LOOKED_AT), key=lambda item: item.nests), count)
+    free = (item for item in ledger.items(State.TODO) if not item.on_demand)
+    found = middles(sorted(islice(free, LOOKED_AT), key=lambda item: item.nests), count)
     names = tuple(item.item_id for item in found)
     if (size := sum(len(name.encode()) + 3 for name in names)) > MOST_BYTES:
         raise CanaryTooBig(count=len(names), bytes=size, most=MOST_BYTES, items=MOST)

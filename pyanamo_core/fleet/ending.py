@@ -20,9 +20,12 @@ class Ender:
         self._batch, self._sight, self._clock = batch, sight, clock
         self._asked: dict[tuple[str, str], float] = {}
 
-    def cancel_waiting(self, run: Run, reason: str) -> None:
-        """CancelJob spares what runs; only jobs with children that wait are asked."""
+    def cancel_waiting(self, run: Run, reason: str, *, spared: str = "") -> None:
+        """CancelJob spares what runs; only jobs with children that wait are asked, none of the queue that is spared."""
+        kept = {each.job_id for each in run.submissions if spared and each.queue == spared}
         for job_id in self._sight.not_ended(run):
+            if job_id in kept:
+                continue
             job = self._sight.jobs.get(job_id)
             if job is not None and job.waiting and self._may_ask("cancel", job_id):
                 self._batch.cancel(job_id, reason)

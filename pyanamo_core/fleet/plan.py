@@ -131,6 +131,19 @@ def sort_pilots(records: Iterable[PilotRecord], *, now: float, fresh_seconds: fl
     return Pilots(tuple(fresh), leaving, tuple(silent), tuple(ended), claims)
 
 
+def of_jobs(pilots: Pilots, job_ids: Collection[str]) -> Pilots:
+    """The pilots of these jobs (ids of parents)."""
+
+    def theirs(records: tuple[PilotRecord, ...]) -> tuple[PilotRecord, ...]:
+        return tuple(record for record in records if record.batch_job.partition(":")[0] in job_ids)
+
+    if not job_ids:
+        return Pilots()
+    fresh = theirs(pilots.fresh)
+    leaving = sum(1 for record in fresh if record.leaving)
+    return Pilots(fresh, leaving, theirs(pilots.silent), theirs(pilots.ended))
+
+
 def leaving_cause(record: PilotRecord) -> str:
     """The first word of why a pilot left: `empty`, a cause, …"""
     return record.leaving.partition(":")[0].strip()

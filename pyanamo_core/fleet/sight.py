@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterable
 from typing import Final
 
 from pyanamo_core.fleet import ends, plan
 from pyanamo_core.fleet.batch import Batch
 from pyanamo_core.fleet.jobs import ENDED, STARTED, Job
+from pyanamo_core.fleet.on_demand import Side
 from pyanamo_core.fleet.recover import Gone, Memory, find_gone, take_back
 from pyanamo_core.fleet.submit import Patience
-from pyanamo_core.model import Counts, PilotRecord, Run
+from pyanamo_core.model import Counts, PilotRecord, Run, Submission
 from pyanamo_core.protocols import Clock, Ledger
 from pyanamo_core.workflow import Workflow
 
@@ -53,6 +55,7 @@ class Sight:
         self.progress_mark = (0, 0)
         self._absent: dict[str, plan.Absence] = {}
         self._listed_at: dict[str, float] = {}
+        self._waited: tuple[int, float] | None = None
         self._failed: dict[str, int] = {}
         self._known_children: set[str] = set()
         self._ended_attempts: set[tuple[str, int]] = set()
@@ -190,12 +193,45 @@ class Sight:
 
     def live(self, run: Run) -> int:
         """Pilots that live or are submitted; those of jobs that may still exist count."""
-        by_batch = sum(job.live for job in self.jobs.values())
-        for submission in run.submissions:
-            not_yet_told = submission.job_id and submission.job_id not in self.jobs
-            if submission.outcome == "reserved" or (not_yet_told and submission.job_id not in self.missing):
-                by_batch += submission.size
+        by_batch = sum(job.live for job in self.jobs.values()) + self._not_yet_told(run.submissions)
         return plan.live_pilots(by_batch, plan.still_beating(self.pilots, self.ended_jobs(), self._ended_attempts))
+
+    def _not_yet_told(self, submissions: Iterable[Submission]) -> int:
+        """Pilots of submissions that no description tells of yet, and that are not missing."""
+        return sum(
+            each.size
+            for each in submissions
+            if each.outcome == "reserved"
+            or (each.job_id and each.job_id not in self.jobs and each.job_id not in self.missing)
+        )
+
+    def sides(self, run: Run, on_demand_queue: str) -> tuple[Side, Side]:
+        """The pilots of all other queues, and those of the on-demand queue. All together they are `live`."""
+        theirs = [each for each in run.submissions if on_demand_queue and each.queue == on_demand_queue]
+        ids = {each.job_id for each in theirs if each.job_id}
+        own = plan.of_jobs(self.pilots, ids)
+        by_batch = sum(job.live for job_id, job in self.jobs.items() if job_id in ids) + self._not_yet_told(theirs)
+        beating = plan.still_beating(own, self.ended_jobs(), self._ended_attempts)
+        total = self.live(run)
+        on_demand = min(total, plan.live_pilots(by_batch, beating))
+        spot = total - on_demand
+        waiting = sum(job.waiting for job_id, job in self.jobs.items() if job_id not in ids)
+        leaving = max(0, self.pilots.leaving - own.leaving)
+        return (
+            Side(spot, max(0, spot - leaving), min(spot, waiting)),
+            Side(on_demand, max(0, on_demand - own.leaving)),
+        )
+
+    def waited_seconds(self, waiting: int) -> float:
+        """How long so many pilots have waited without one of them starting or leaving. To be told at each poll."""
+        now = self._clock.monotonic()
+        if waiting == 0:
+            self._waited = None
+        elif self._waited is None or waiting < self._waited[0]:
+            self._waited = waiting, now
+        else:
+            self._waited = waiting, self._waited[1]
+        return now - self._waited[1] if self._waited else 0.0
 
     def take_back(self) -> None:
         """Take back the items of pilots that Batch says are gone, and join Batch's causes."""

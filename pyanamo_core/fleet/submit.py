@@ -108,8 +108,11 @@ class Submitter:
 
     # ------------------------------------------------------------------------------------------ new pilots
 
-    def add(self, run: Run, pilots: int) -> Run:
+    def add(self, run: Run, pilots: int, *, queue: str = "") -> Run:
         """Submit so many pilots, as one job or, above 10,000, as several.
+
+        Args:
+            queue: another one than the workflow's.
 
         Returns:
             The run's row, with a submission settled or left open (unknown outcome: `settle` goes on with it).
@@ -122,7 +125,9 @@ class Submitter:
         self.was_busy = False
         for size in array_sizes(pilots):
             began = self._clock.monotonic()
-            run, submission = self._ledger.reserve_submission(run, size=size, queue=self._queue, definition=definition)
+            run, submission = self._ledger.reserve_submission(
+                run, size=size, queue=queue or self._queue, definition=definition
+            )
             run = self._send(run, submission, began)
             if run.mode is not Mode.RUN or self.was_busy or self.is_open(run):
                 break  # the rest is for a later poll

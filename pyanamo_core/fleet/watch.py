@@ -20,6 +20,7 @@ from pyanamo_core.errors import AwsFailed, EndpointDown, OutcomeUnknown, PyAnamo
 from pyanamo_core.fleet import explain, plan
 from pyanamo_core.fleet.batch import Batch, passes
 from pyanamo_core.fleet.ending import REPEAT_SECONDS, Ender
+from pyanamo_core.fleet.on_demand import STUCK_SECONDS, OnDemand, Split, is_end_game, split_top_up
 from pyanamo_core.fleet.progress import Outcome, Progress, Rate
 from pyanamo_core.fleet.sight import Sight
 from pyanamo_core.fleet.spending import Spending, hand_back_for_dollars, spending, stop_for_dollars
@@ -85,6 +86,7 @@ class Watch:
         self._tally: Tally | ChosenTally = Tally(ledger, self._clock)
         self._sight = Sight(ledger, self._batch, self._clock, workflow, self._patience)
         self._ender = Ender(self._batch, self._sight, self._clock)
+        self._on_demand = OnDemand(ledger, self._batch, self._clock, workflow)
         self._told_callback_failure = False
         self._poll_seconds = workflow.timing.poll_seconds
         self._held: Run | None = None
@@ -164,7 +166,9 @@ class Watch:
                 return run or self._ledger.run(self._run_id)
             self._sight.look_at_jobs(run)
             self._sight.refresh_pilots(run, force=True)
-            run = self._top_up(run, self._tally.claimable(within_seconds=plan.DUE_SOON_SECONDS), refused=None)
+            claimable = self._tally.claimable(within_seconds=plan.DUE_SOON_SECONDS)
+            marked = 0 if run.only else self._on_demand.marked()
+            run = self._top_up(run, claimable, marked, refused=None)
             while self._submitter.is_open(run) and not self._pause(self._poll_seconds):
                 renewed = self._take()
                 if renewed is None:
@@ -337,32 +341,72 @@ class Watch:
         self._empty_polls, self._empty_since, self._ending_since = 0, None, None
 
         wanted = plan.most_claimable(run.limits, live, min(live, self._sight.pilots.leaving))
+        marked = 0 if run.only else self._on_demand.marked()  # a canary's items are its own, wherever they run
         claimable = (
-            counts.todo if counts.todo >= wanted else self._tally.claimable(within_seconds=plan.DUE_SOON_SECONDS)
+            counts.todo - marked
+            if counts.todo - marked >= wanted
+            else self._tally.claimable(within_seconds=plan.DUE_SOON_SECONDS)
         )
-        self._needed = claimable > 0
-        if claimable and (reason := stop_for_dollars(run, self._spending(run))):
+        self._needed = claimable + marked > 0
+        if self._needed and (reason := stop_for_dollars(run, self._spending(run))):
             return self._halt(reason), False
-        self._unclaimable_polls = 0 if claimable else self._unclaimable_polls + 1
+        self._unclaimable_polls = 0 if self._needed else self._unclaimable_polls + 1
         if self._unclaimable_polls >= EMPTY_POLLS:
             self._ender.cancel_waiting(run, "nothing is left to claim")
-        elif claimable and not self._submitter.is_open(run):
-            run = self._top_up(run, claimable, refused=self._refused)
+            if reason := self._for_nobody(counts, live):
+                return self._halt(reason), False
+        elif self._needed and not self._submitter.is_open(run):
+            run = self._top_up(run, claimable, marked, refused=self._refused, counts=counts)
         self._explain_if_stuck(run, counts, claimable)
         return run, False
 
-    def _top_up(self, run: Run, claimable: int, *, refused: Callable[[Run, SubmitRefused], Run] | None) -> Run:
+    def _for_nobody(self, counts: Counts, live: int) -> str:
+        """Why nobody will ever claim what is left, or "": it is for on-demand pilots, and there is no queue for them."""
+        if self._on_demand.name or live or counts.waiting or counts.locked or not counts.todo:
+            return ""
+        marked = self._on_demand.marked(now=True)
+        if marked < counts.todo:
+            return ""
+        return f"{marked} items are for on-demand pilots only, and the workflow names no on_demand_queue"
+
+    def _split(self, run: Run, claimable: int, marked: int, counts: Counts | None) -> Split:
+        """How many pilots the work asks for and the limit leaves, on each queue."""
+        name = self._on_demand.name
+        spot, on_demand = self._sight.sides(run, name)
+        stuck = self._sight.waited_seconds(spot.waiting) >= STUCK_SECONDS
+        tried = any(each.queue != name and each.outcome != "failed" for each in run.submissions)
+        end_game = bool(name) and counts is not None and tried and is_end_game(counts, run.limits)
+        fits = self._on_demand.fits(run, on_demand.live) if name and (marked or end_game) else 0
+        split = split_top_up(
+            claimable=claimable,
+            marked=marked,
+            limits=run.limits,
+            spot=spot,
+            on_demand=on_demand,
+            fits=fits,
+            end_game=end_game,
+            stuck=stuck,
+        )
+        if marked > on_demand.live * run.limits.items_per_pilot and not split.on_demand and self._on_demand.obstacle:
+            self._notes.append(f"{marked} items are for on-demand pilots only; {self._on_demand.obstacle}")
+        return split
+
+    def _top_up(
+        self,
+        run: Run,
+        claimable: int,
+        marked: int,
+        *,
+        refused: Callable[[Run, SubmitRefused], Run] | None,
+        counts: Counts | None = None,
+    ) -> Run:
         """Submit what the work asks for and the limit leaves. `refused` None lets a refusal pass to the caller."""
         live = self._sight.live(run)
-        leaving = min(live, self._sight.pilots.leaving)
-        pilots = plan.plan_top_up(
-            claimable=claimable,
-            items_per_pilot=run.limits.items_per_pilot,
-            could_claim=live - leaving,
-            live=live,
-            max_pilots=run.limits.max_pilots,
-        )
-        if pilots == 0 or stop_for_dollars(run, self._spending(run)):
+        split = self._split(run, claimable, marked, counts)
+        if split.make_room:
+            self._notes.append("the last items go on demand: Spot pilots that wait in vain are cancelled")
+            self._ender.cancel_waiting(run, "the last items go on demand", spared=self._on_demand.name)
+        if not (split.spot or split.on_demand) or stop_for_dollars(run, self._spending(run)):
             return run
         now = self._clock.monotonic()
         rounds = self._rounds + 1 if live == 0 and self._top_up_mark == self._sight.progress_mark else 0
@@ -377,9 +421,17 @@ class Watch:
             return run
         self._rounds = rounds if self._top_up_at is not None else 0
         self._top_up_at, self._top_up_mark = now, self._sight.progress_mark
-        log.info("run %s: %d items claimable, %d pilots live: submitting %d", run.run_id, claimable, live, pilots)
+        log.info(
+            "run %s: %d items claimable, %d more on demand only, %d pilots live: submitting %d, and %d on demand",
+            *(run.run_id, claimable, marked, live, split.spot, split.on_demand),
+        )
+        run = held
+        if split.on_demand:
+            run = self._add_on_demand(run, split.on_demand)
+            if run.mode is not Mode.RUN or self._submitter.is_open(run) or not split.spot:
+                return run
         try:
-            run = self._submitter.add(held, pilots)
+            run = self._submitter.add(run, split.spot)
             self._refusals = 0
             self._busy_rounds = self._busy_rounds + 1 if self._submitter.was_busy else 0
         except SubmitRefused as error:
@@ -387,6 +439,17 @@ class Watch:
                 raise
             return refused(self._ledger.run(self._run_id), error)
         return run
+
+    def _add_on_demand(self, run: Run, pilots: int) -> Run:
+        """Submit to the on-demand queue. If that is refused, the run goes on with Spot alone."""
+        try:
+            return self._submitter.add(run, pilots, queue=self._on_demand.name)
+        except RunConflict:
+            raise
+        except PyAnamoError as error:
+            self._on_demand.refused(error)
+            self._notes.append(self._on_demand.obstacle)
+            return self._ledger.run(self._run_id)
 
     def _refused(self, run: Run, error: SubmitRefused) -> Run:
         self._refusals += 1

@@ -42,16 +42,28 @@ class Counting(LedgerBase):
                 return bound
         return found
 
-    def claimable(self, *, within_seconds: float = 0.0) -> int:
-        """todo + waiting due within so many seconds + locked with an expired lease."""
+    def claimable(self, *, within_seconds: float = 0.0, on_demand: bool = False) -> int:
+        """todo + waiting due within so many seconds + locked with an expired lease: of the items for on-demand pilots
+        only, or of all others."""
         now = self._now()
-        below = {
-            State.TODO: "",
-            State.WAITING: x.due_at(now + within_seconds + 0.001),
-            State.LOCKED: x.due_at(decisions.lease_limit(now, self.rules)),
-        }
+        edge = decisions.lease_limit(now, self.rules)
+        if on_demand:  # BETWEEN includes its end
+            at_least = x.MARK_ON_DEMAND
+            below = {
+                State.TODO: "",
+                State.WAITING: x.marked(x.due_at(now + within_seconds)),
+                State.LOCKED: x.marked(x.due_at(edge - 0.001)),
+            }
+        else:
+            at_least = ""
+            below = {
+                State.TODO: x.MARK_ON_DEMAND,
+                State.WAITING: x.due_at(now + within_seconds + 0.001),
+                State.LOCKED: x.due_at(edge),
+            }
         queues = [(state, shard) for state in below for shard in range(self.rules.shards)]
-        return sum(self._each(lambda q: self._store.queue_count(x.queue(*q), below=below[q[0]]), queues))
+        ask = self._store.queue_count
+        return sum(self._each(lambda q: ask(x.queue(*q), at_least=at_least, below=below[q[0]]), queues))
 
     def _each(self, ask: Callable[[tuple[State, int]], int], queues: list[tuple[State, int]]) -> list[int]:
         with ThreadPoolExecutor(_THREADS) as pool:

@@ -379,7 +379,15 @@ def _unowned() -> dict[str, object]:
     return {"owner": None, "lease_end": None, "locked_at": None}
 
 
-def retry(item: Item, *, seen: Item, token: str, memory_factor: float | None, nest_seconds: float | None) -> Item:
+def retry(
+    item: Item,
+    *,
+    seen: Item,
+    token: str,
+    memory_factor: float | None,
+    nest_seconds: float | None,
+    on_demand: bool | None = None,
+) -> Item:
     """Failed or cancelled, as seen → todo with fresh budgets, and new limits where given; done nests stay."""
     _legal(item, Move.RETRY)
     _as_seen(item, seen)
@@ -388,6 +396,8 @@ def retry(item: Item, *, seen: Item, token: str, memory_factor: float | None, ne
         changed["memory_factor"] = round(memory_factor, 3)
     if nest_seconds is not None:
         changed["nest_seconds"] = round(nest_seconds, 3)
+    if on_demand is not None:
+        changed["on_demand"] = on_demand
     return item.model_copy(update=changed)
 
 
@@ -409,6 +419,7 @@ def _from_nothing(item: Item, token: str) -> dict[str, object]:
             "nests_failed": 0,
             "memory_factor": 1.0,
             "nest_seconds": None,
+            "on_demand": False,
             "run_id": None,
         }
     )

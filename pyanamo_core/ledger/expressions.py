@@ -80,7 +80,16 @@ def due_at(when: float) -> str:
 
 
 def due_time(due: str) -> float:
-    return int(due) / 1000
+    return int(due.removeprefix(MARK_ON_DEMAND)) / 1000
+
+
+MARK_ON_DEMAND: Final = "o"
+"""Before the `due` of an open item that is for on-demand pilots only: behind all digits, where no other pilot looks."""
+
+
+def marked(due: str) -> str:
+    """A `due` among the items for on-demand pilots."""
+    return MARK_ON_DEMAND + due
 
 
 def due_todo(priority: int, random_hex: str) -> str:
@@ -96,6 +105,8 @@ TASK_ARGS: Final = "TaskArgs"
 PARTS: Final = "parts"
 TAIL: Final = "tail"
 LAST_MOVE: Final = "last_move"
+ON_DEMAND: Final = "od"
+"""Short: the fullest row must stay below 1 KB."""
 
 ITEM: Final[dict[str, str]] = {
     "item_id": HASH,
@@ -120,6 +131,7 @@ ITEM: Final[dict[str, str]] = {
     "message": "message",
     "memory_factor": "memory_factor",
     "nest_seconds": "nest_seconds",
+    "on_demand": ON_DEMAND,
     "last_move": LAST_MOVE,
     "created": "created",
     "locked_at": "Lock_Date",
@@ -266,6 +278,8 @@ CLAIM: Final = (
     " AND (attribute_not_exists(lockID) OR lockID <> :token)"
 )
 """The last line refuses a delayed copy of a claim that was won, used and handed back."""
+CLAIM_ORDINARY: Final = f"{CLAIM} AND attribute_not_exists(od)"
+CLAIM_ON_DEMAND: Final = f"{CLAIM} AND attribute_exists(od)"
 
 _OVER: Final = (
     "ItemState = :locked AND fence = :seen_fence AND lease_end = :seen_lease_end AND lease_end < :lease_limit"
@@ -349,6 +363,7 @@ WRITES: Final[dict[str, tuple[str, ...]]] = {
         "message",
         "memory_factor",
         "nest_seconds",
+        "on_demand",
         "finished_at",
     ),
     "reset": (
@@ -357,6 +372,7 @@ WRITES: Final[dict[str, tuple[str, ...]]] = {
         "epoch",
         "memory_factor",
         "nest_seconds",
+        "on_demand",
         "nests_done",
         "nests_failed",
         "run_id",
@@ -369,6 +385,7 @@ WRITES: Final[dict[str, tuple[str, ...]]] = {
         "epoch",
         "memory_factor",
         "nest_seconds",
+        "on_demand",
         "nests",
         "nests_done",
         "nests_failed",

@@ -552,6 +552,10 @@ def _attempt_seen(row: Row) -> dict[str, Any | None]:
 
 
 def _due_fits(item: Item, due: str) -> bool:
+    if item.on_demand and item.state in (State.TODO, State.WAITING, State.LOCKED):
+        if not due.startswith(x.MARK_ON_DEMAND):
+            return False
+        due = due.removeprefix(x.MARK_ON_DEMAND)
     if item.state is State.TODO:
         return re.fullmatch(rf"{item.priority}[0-9a-f]{{12}}", due) is not None
     if item.state is State.WAITING:

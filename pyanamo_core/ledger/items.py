@@ -109,12 +109,20 @@ class UserMoves(NestRows):
 
     # ----------------------------------------------------------------------------------------------- moves of users
 
-    def retry(self, item: Item, *, memory_factor: float | None = None, nest_seconds: float | None = None) -> Item:
+    def retry(
+        self,
+        item: Item,
+        *,
+        memory_factor: float | None = None,
+        nest_seconds: float | None = None,
+        on_demand: bool | None = None,
+    ) -> Item:
         """A failed or cancelled item again, with fresh budgets and the nests it has.
 
         Args:
             memory_factor: absolute; None keeps what stands.
             nest_seconds: a deadline of its own for each nest; None keeps what stands.
+            on_demand: from now on only for pilots on machines that nobody takes away, or (False) for all; None keeps what stands.
 
         Raises:
             MoveRefused, OutcomeUnknown.
@@ -123,7 +131,12 @@ class UserMoves(NestRows):
             Move.RETRY,
             item,
             lambda row, token: decisions.retry(
-                row, seen=item, token=token, memory_factor=memory_factor, nest_seconds=nest_seconds
+                row,
+                seen=item,
+                token=token,
+                memory_factor=memory_factor,
+                nest_seconds=nest_seconds,
+                on_demand=on_demand,
             ),
             _always(x.RETRY, Move.RETRY),
         )

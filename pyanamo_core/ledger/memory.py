@@ -136,12 +136,24 @@ class MemoryLedger(MemoryRuns):
 
     # ------------------------------------------------------------------ moves of users
 
-    def retry(self, item: Item, *, memory_factor: float | None = None, nest_seconds: float | None = None) -> Item:
+    def retry(
+        self,
+        item: Item,
+        *,
+        memory_factor: float | None = None,
+        nest_seconds: float | None = None,
+        on_demand: bool | None = None,
+    ) -> Item:
         return self._move(
             Move.RETRY,
             item.item_id,
             lambda row, token: decisions.retry(
-                row, seen=item, token=token, memory_factor=memory_factor, nest_seconds=nest_seconds
+                row,
+                seen=item,
+                token=token,
+                memory_factor=memory_factor,
+                nest_seconds=nest_seconds,
+                on_demand=on_demand,
             ),
         )
 
@@ -216,9 +228,13 @@ class MemoryLedger(MemoryRuns):
 
     # ------------------------------------------------------------------ moves of pilots
 
-    def candidates(self, state: State, shard: int, *, start: str | None = None, limit: int = 10) -> list[str]:
+    def candidates(
+        self, state: State, shard: int, *, start: str | None = None, limit: int = 10, on_demand: bool = False
+    ) -> list[str]:
         with self._lock:
-            entries = self._queues[x.queue(state, shard)]
+            entries = self._side(x.queue(state, shard), on_demand=on_demand)
+            if on_demand:
+                start = None
             if state is State.WAITING:
                 free = [i for due, i in entries if due <= x.due_at(self._now())]
             elif state is State.LOCKED:
@@ -235,12 +251,19 @@ class MemoryLedger(MemoryRuns):
             self._rng.shuffle(page)
             return page[:limit]
 
-    def claim(self, item_id: str, pilot_id: str, *, run_id: str = "") -> Claim | None:
+    def _side(self, queue: str, *, on_demand: bool) -> list[tuple[str, str]]:
+        """The entries of a queue that are for on-demand pilots only, without their mark, or all others."""
+        entries, border = self._queues[queue], (x.MARK_ON_DEMAND, "")
+        if not on_demand:
+            return entries[: bisect.bisect_left(entries, border)]
+        return [(due.removeprefix(x.MARK_ON_DEMAND), i) for due, i in entries[bisect.bisect_left(entries, border) :]]
+
+    def claim(self, item_id: str, pilot_id: str, *, run_id: str = "", on_demand: bool = False) -> Claim | None:
         rows.check_owner("Pilot", pilot_id)
         deadline = self._clock.monotonic() + self.rules.lease_seconds
         with self._lock:
             before = self._items.get(item_id)
-            if before is None:
+            if before is None or before.on_demand != on_demand:
                 return None
             decide = decisions.reclaim if before.state is State.LOCKED else decisions.claim
             try:
@@ -423,14 +446,19 @@ class MemoryLedger(MemoryRuns):
             found = sum(len(entries) - bisect.bisect_left(entries, at_least) for entries in queues)
         return found if bound is None else min(found, bound)
 
-    def claimable(self, *, within_seconds: float = 0.0) -> int:
+    def claimable(self, *, within_seconds: float = 0.0, on_demand: bool = False) -> int:
         with self._lock:
             soon = x.due_at(self._now() + within_seconds)
             edge = x.due_at(decisions.lease_limit(self._now(), self.rules))
-            found = self.count(State.TODO)
+            found = 0
             for shard in range(self.rules.shards):
-                found += sum(1 for due, _ in self._queues[x.queue(State.WAITING, shard)] if due <= soon)
-                found += sum(1 for due, _ in self._queues[x.queue(State.LOCKED, shard)] if due < edge)
+                todo, waiting, locked = (
+                    self._side(x.queue(state, shard), on_demand=on_demand)
+                    for state in (State.TODO, State.WAITING, State.LOCKED)
+                )
+                found += len(todo)
+                found += sum(1 for due, _ in waiting if due <= soon)
+                found += sum(1 for due, _ in locked if due < edge)
             return found
 
     def item_ids(self, state: State) -> Iterator[str]:

@@ -24,7 +24,9 @@ class PilotMoves(NestRows):
 
     # -------------------------------------------------------------------------------------------------- candidates
 
-    def candidates(self, state: State, shard: int, *, start: str | None = None, limit: int = 10) -> list[str]:
+    def candidates(
+        self, state: State, shard: int, *, start: str | None = None, limit: int = 10, on_demand: bool = False
+    ) -> list[str]:
         """One page of item ids of a shard of the queue index.
 
         Args:
@@ -32,8 +34,11 @@ class PilotMoves(NestRows):
             start: for todo up to 12 random hex digits: the page begins there among the items of the best priority,
                 and wraps. With a random start ten thousand claimers hardly ever meet; None takes the first.
             limit: of the page.
+            on_demand: of the items for on-demand pilots only (few: they are shuffled, not begun at random); else of all others.
         """
         queue = x.queue(state, shard)
+        if on_demand:
+            return self._of_on_demand(state, queue, limit)
         if state is State.TODO and start is not None:
             return self._from_random(queue, start[:12], limit)
         if state is State.WAITING:
@@ -42,9 +47,22 @@ class PilotMoves(NestRows):
             edge = x.due_at(decisions.lease_limit(self._now(), self.rules))
             page = self._store.queue_page(queue, below=edge, limit=max(limit, _TIMED_PAGE))
         else:
-            return [item_id for item_id, _ in self._store.queue_page(queue, limit=limit)]
+            return [item_id for item_id, _ in self._store.queue_page(queue, below=x.MARK_ON_DEMAND, limit=limit)]
+        return self._shuffled(page, limit)
+
+    def _of_on_demand(self, state: State, queue: str, limit: int) -> list[str]:
+        below = ""
+        if state is State.WAITING:
+            below = x.marked(x.due_at(self._now()))
+        elif state is State.LOCKED:
+            # BETWEEN includes its end, an expired lease is before its limit.
+            below = x.marked(x.due_at(decisions.lease_limit(self._now(), self.rules) - 0.001))
+        page = self._store.queue_page(queue, at_least=x.MARK_ON_DEMAND, below=below, limit=max(limit, _TIMED_PAGE))
+        return self._shuffled(page, limit)
+
+    def _shuffled(self, page: list[tuple[str, str]], limit: int) -> list[str]:
+        """All claimers are shown the same page in the same order; a shuffle keeps them apart."""
         found = [item_id for item_id, _ in page]
-        # All claimers are shown the same page in the same order; a shuffle keeps them apart.
         self._rng.shuffle(found)
         return found[:limit]
 
@@ -58,7 +76,7 @@ class PilotMoves(NestRows):
         if not page:
             with self._lock:
                 self._digits.pop(queue, None)
-            page = self._store.queue_page(queue, limit=limit)
+            page = self._store.queue_page(queue, below=x.MARK_ON_DEMAND, limit=limit)
         return [item_id for item_id, _ in page]
 
     def _best_priority(self, queue: str) -> str | None:
@@ -67,7 +85,7 @@ class PilotMoves(NestRows):
             known = self._digits.get(queue)
         if known and known[1] > self._clock.monotonic():
             return known[0]
-        first = self._store.queue_page(queue, limit=1)
+        first = self._store.queue_page(queue, below=x.MARK_ON_DEMAND, limit=1)
         if not first:
             return None
         digit = first[0][1][:1]
@@ -77,12 +95,15 @@ class PilotMoves(NestRows):
 
     # ------------------------------------------------------------------------------------------------------- claims
 
-    def claim(self, item_id: str, pilot_id: str, *, run_id: str = "") -> Claim | None:
+    def claim(self, item_id: str, pilot_id: str, *, run_id: str = "", on_demand: bool = False) -> Claim | None:
         """Take one item, or find that somebody else has.
 
         One conditional write. The SDK may repeat a write whose answer was lost; the repeat then fails its condition
         although we own the item, so a refusal that shows our own token counts as a win. A refusal that shows a lease
         that is over leads to a reclaim: a second guarded write, with the fence and lease that were shown.
+
+        Args:
+            on_demand: take it only if it is for on-demand pilots only; else only if it is for all.
 
         Returns:
             The claim with its fence, or None if the item is no longer free.
@@ -94,7 +115,13 @@ class PilotMoves(NestRows):
         token = self._token()
         deadline = self._clock.monotonic() + self.rules.lease_seconds
         now = self._now()
-        blank = Item(item_id=item_id, task_id="", state=State.LOCKED, lease_end=now + self.rules.lease_seconds)
+        blank = Item(
+            item_id=item_id,
+            task_id="",
+            state=State.LOCKED,
+            lease_end=now + self.rules.lease_seconds,
+            on_demand=on_demand,
+        )
         told = rows.values(
             owner=pilot_id,
             run_id=run_id,
@@ -103,7 +130,11 @@ class PilotMoves(NestRows):
         )
         keys = self._index_keys(blank)
         told |= {f":{name}": value for name, value in keys.items()}
-        expressions = Expressions(x.CLAIM, x.CLAIM_UPDATE, self._values(blank, token) | told)
+        values = self._values(blank, token) | told
+        if on_demand:
+            values |= rows.values(now=x.marked(x.due_at(now)))
+        condition = x.CLAIM_ON_DEMAND if on_demand else x.CLAIM_ORDINARY
+        expressions = Expressions(condition, x.CLAIM_UPDATE, values)
         try:
             answer = self._store.update(rows.key(item_id, x.ITEM_ROW), expressions)
         except NoAnswer as none:
@@ -115,7 +146,9 @@ class PilotMoves(NestRows):
         standing = self._read_item(answer.row)
         if answer.row.get(x.LOCK_ID, {}).get("S") == token:
             return Claim(item=standing, pilot_id=pilot_id, deadline=deadline)
-        return self._reclaim(standing, pilot_id, run_id) if standing.state is State.LOCKED else None
+        if standing.state is not State.LOCKED or standing.on_demand != on_demand:
+            return None
+        return self._reclaim(standing, pilot_id, run_id)
 
     def _claim_settled(self, item_id: str, pilot_id: str, token: str, deadline: float, none: NoAnswer) -> Claim | None:
         """Nothing answered: the row says whose it is. If ours comes late, it stays locked until its lease is over."""

@@ -195,6 +195,8 @@ def index_keys(item: Item, shards: int, random_hex: str) -> Row:
         due = x.due_at(item.lease_end or 0.0)
     else:
         due = x.due_at(item.finished_at or 0.0)
+    if item.on_demand and item.state in (State.TODO, State.WAITING, State.LOCKED):
+        due = x.marked(due)
     return {x.QUEUE: {"S": x.queue(item.state, shard_of(item.item_id, shards))}, x.DUE: {"S": due}}
 
 
@@ -248,6 +250,7 @@ def _fullest(item_id: str, task_id: str) -> Row:
         cause=Cause.OUT_OF_MEMORY,
         memory_factor=99.999,
         nest_seconds=999_999.999,
+        on_demand=True,
         last_move="t" * 16,
         created=1_899_999_999.999,
         locked_at=1_899_999_999.999,

@@ -37,6 +37,10 @@ class Source(Protocol):
         """This one was tried: leave it to others for a while."""
         ...
 
+    def for_on_demand(self, item_id: str) -> bool:
+        """Is this item of the last page for on-demand pilots only?"""
+        ...
+
     def open(self) -> int:
         """Items that are not finished: while there are any, the first pilots of an array stay."""
         ...
@@ -48,9 +52,19 @@ class Candidates:
     Args:
         shards: of the queue index.
         rest_seconds: how long an empty shard is not asked again (at most 10 s; a sweep's pause if that is shorter).
+        on_demand: nobody takes our machine away: items for such pilots only come first.
     """
 
-    def __init__(self, ledger: Ledger, shards: int, clock: Clock, rng: random.Random, rest_seconds: float) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        shards: int,
+        clock: Clock,
+        rng: random.Random,
+        rest_seconds: float,
+        *,
+        on_demand: bool = False,
+    ) -> None:
         self._ledger = ledger
         self._clock = clock
         self._rng = rng
@@ -59,7 +73,10 @@ class Candidates:
         self._rest = min(EMPTY_SECONDS, rest_seconds)
         self._remember = min(TRIED_SECONDS, max(rest_seconds, 0.2))
         self._overdue_at = clock.monotonic() + OVERDUE_RESTS * self._rest
-        self._empty_until: dict[tuple[State, int], float] = {}
+        self._sides = (True, False) if on_demand else (False,)
+        self._on_demand: set[str] = set()
+        """Of the last page, those that are for on-demand pilots only."""
+        self._empty_until: dict[tuple[State, int, bool], float] = {}
         self._tried: OrderedDict[str, float] = OrderedDict()
 
     def page(self) -> list[tuple[State, str]]:
@@ -69,30 +86,39 @@ class Candidates:
         """
         if self._clock.monotonic() >= self._overdue_at and (overdue := self._overdue()):
             return overdue
-        for state in _ORDER:
-            for shard in list(self._shards):
-                fresh = self._fresh(state, shard)
-                if fresh:
-                    # The next page begins with the shard that had something.
-                    self._shards.remove(shard)
-                    self._shards.insert(0, shard)
-                    return fresh
+        for on_demand in self._sides:
+            for state in _ORDER:
+                for shard in list(self._shards):
+                    fresh = self._fresh(state, shard, on_demand=on_demand)
+                    if fresh:
+                        # The next page begins with the shard that had something.
+                        self._shards.remove(shard)
+                        self._shards.insert(0, shard)
+                        return fresh
         return []
+
+    def for_on_demand(self, item_id: str) -> bool:
+        """Is this item of the last page for on-demand pilots only?"""
+        return item_id in self._on_demand
 
     def _overdue(self) -> list[tuple[State, str]]:
         self._overdue_at = self._clock.monotonic() + OVERDUE_RESTS * self._rest
         shard = self._rng.choice(self._shards)
         return self._fresh(State.LOCKED, shard) or self._fresh(State.WAITING, shard)
 
-    def _fresh(self, state: State, shard: int) -> list[tuple[State, str]]:
+    def _fresh(self, state: State, shard: int, *, on_demand: bool = False) -> list[tuple[State, str]]:
         """A page of one shard without those tried lately, in random order; an empty shard then rests."""
-        if self._empty_until.get((state, shard), 0.0) > self._clock.monotonic():
+        key = (state, shard, on_demand)
+        if self._empty_until.get(key, 0.0) > self._clock.monotonic():
             return []
-        seen = self._ask(state, shard)
+        seen = (
+            self._ledger.candidates(state, shard, limit=PAGE, on_demand=True) if on_demand else self._ask(state, shard)
+        )
         if not seen:
-            self._empty_until[(state, shard)] = self._clock.monotonic() + self._rest
+            self._empty_until[key] = self._clock.monotonic() + self._rest
         fresh = [each for each in seen if not self._tried_lately(each)]
         self._rng.shuffle(fresh)
+        self._on_demand = set(fresh) if on_demand else set()
         return [(state, each) for each in fresh]
 
     def open(self) -> int:
@@ -131,14 +157,21 @@ class Chosen:
         self._ledger, self._item_ids, self._clock, self._rng = ledger, tuple(item_ids), clock, rng
         self._remember = min(TRIED_SECONDS, max(rest_seconds, 0.2))
         self._tried: dict[str, float] = {}
+        self._on_demand: set[str] = set()
 
     def page(self) -> list[tuple[State, str]]:
         """Those that are free by their rows, in random order, without those tried lately."""
         now = self._clock.monotonic()
         asked = [each for each in self._item_ids if self._tried.get(each, 0.0) <= now]
-        found = [(item.state, item.item_id) for item in map(self._ledger.item, asked) if self._is_free(item)]
+        free = [item for item in map(self._ledger.item, asked) if self._is_free(item)]
+        self._on_demand = {item.item_id for item in free if item.on_demand}
+        found = [(item.state, item.item_id) for item in free]
         self._rng.shuffle(found)
         return found
+
+    def for_on_demand(self, item_id: str) -> bool:
+        """Is it by now for on-demand pilots only? It is still the canary's, which nobody else would finish."""
+        return item_id in self._on_demand
 
     def _is_free(self, item: Item) -> bool:
         # The ledger has the last word; here only what it would surely refuse is left out.

@@ -250,7 +250,8 @@ class Desk:
         return item_id, state
 
     def _claim_one(self, item_id: str, state: State) -> Claimed | None:
-        claim = self._ledger.claim(item_id, self._facts.pilot_id, run_id=self._facts.run_id)
+        more = {"on_demand": True} if self._candidates.for_on_demand(item_id) else {}
+        claim = self._ledger.claim(item_id, self._facts.pilot_id, run_id=self._facts.run_id, **more)
         if claim is None:
             if state is State.LOCKED:
                 self._ledger.expire(item_id)

@@ -58,6 +58,22 @@ def vcpus_of(environ: Mapping[str, str], stated: float) -> float:
     return round(units / _UNITS_OF_VCPU, 3) or stated
 
 
+def keeps_its_machine(*, batch_job: str, queue: str, on_demand_queue: str, lifecycle: str) -> bool:
+    """Will nobody take this pilot's machine away? Then it may have the items that are for such pilots only.
+
+    So it is outside Batch (a person's own machine), on the workflow's on-demand queue, and on an on-demand instance of
+    whatever queue.
+
+    Args:
+        queue: of its job, as Batch tells it; a name or an ARN, as `on_demand_queue`.
+        lifecycle: of its instance: `spot`, `on-demand`, "" if unknown.
+    """
+    if not batch_job or lifecycle == "on-demand":
+        return True
+    named = on_demand_queue.rpartition("/")[2]
+    return bool(named) and named == queue.rpartition("/")[2] and lifecycle != "spot"
+
+
 def own_version() -> str:
     """The version of this PyAnamo; "0" where it is not installed."""
     try:

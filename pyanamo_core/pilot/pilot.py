@@ -31,7 +31,7 @@ from pyanamo_core.pilot.drain import Metadata, Signals, SpotWatch, metadata_of
 from pyanamo_core.pilot.executor import DaemonPool, ThreadExecutor
 from pyanamo_core.pilot.floor import Floor, Job
 from pyanamo_core.pilot.furnish import furnish
-from pyanamo_core.pilot.host import Instance, instance_of, own_version, parts_of, vcpus_of
+from pyanamo_core.pilot.host import Instance, instance_of, keeps_its_machine, own_version, parts_of, vcpus_of
 from pyanamo_core.pilot.lease import Leases
 from pyanamo_core.pilot.leaving import FirstFailures, Leaving, Order, meaning_of_signal
 from pyanamo_core.pilot.logs import LogShipper
@@ -369,7 +369,13 @@ class Pilot:
             on_cancelled=self._cancelled,
             on_beat=self._beat,
         )
-        candidates: Source = Candidates(ledger, shards, clock, self._rng, timing.sweep_seconds)
+        on_demand = keeps_its_machine(
+            batch_job=self.options.batch_job,
+            queue=self._environ.get("AWS_BATCH_JQ_NAME", ""),
+            on_demand_queue=workflow.on_demand_queue,
+            lifecycle=self._instance.lifecycle,
+        )
+        candidates: Source = Candidates(ledger, shards, clock, self._rng, timing.sweep_seconds, on_demand=on_demand)
         if self.run is not None and self.run.only:
             candidates = Chosen(ledger, self.run.only, clock, self._rng, timing.sweep_seconds)
         facts = Facts(

@@ -57,6 +57,11 @@ def given_by(workflow: Workflow) -> dict[str, str]:
         told["Image"] = workflow.image
     if arn := re.fullmatch(r"arn:[^:]+:batch:[^:]+:\d+:job-queue/(.+)", workflow.queue):
         told |= {"Queue": workflow.queue, "QueueName": arn[1], "OnDemandQueueName": on_demand_name(arn[1])}
+    if workflow.on_demand_queue:
+        arn = re.fullmatch(r"arn:[^:]+:batch:[^:]+:\d+:job-queue/(.+)", workflow.on_demand_queue)
+        told["OnDemandQueueName"] = arn[1] if arn else workflow.on_demand_queue
+        if arn:
+            told["OnDemandQueue"] = workflow.on_demand_queue
     buckets = [one.bucket for one in workflow.buckets.inputs if one.access != "anonymous" and not one.endpoint]
     if buckets:
         told["InputBuckets"] = ",".join(dict.fromkeys(buckets))
@@ -140,6 +145,9 @@ def _field(node: Any, name: str) -> Any:
 
 def lines_for(outputs: Mapping[str, str]) -> str:
     """The lines of a workflow file that fit the stack."""
-    lines = [f"queue: {outputs['Queue']}", f"job_definition: {outputs['JobDefinition']}"]
+    lines = [f"queue: {outputs['Queue']}"]
+    if "OnDemandQueue" in outputs:
+        lines.append(f"on_demand_queue: {outputs['OnDemandQueue']}")
+    lines.append(f"job_definition: {outputs['JobDefinition']}")
     lines += ["buckets:", f"  results: {outputs['Results']}", f"log_group: {outputs['LogGroup']}"]
     return "\n".join(lines)

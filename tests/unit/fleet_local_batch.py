@@ -7,7 +7,7 @@ SDK's model of Batch, without a server. A pilot claims, beats, works for a while
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -233,6 +233,7 @@ class Worker:
     """A pilot that works: what it holds, until when, and its row."""
 
     record: PilotRecord
+    queue: str
     claim: Claim | None = None
     done_at: float = 0.0
     beat_at: float = 0.0
@@ -258,6 +259,10 @@ class Workers:
     working: dict[str, Worker] = field(default_factory=dict[str, Worker])
     began: Counter[str] = field(default_factory=Counter[str])
     """How often each item was claimed."""
+    calm: str = "calm"
+    """The on-demand queue."""
+    where: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """The queues of the pilots that claimed each item."""
 
     def step(self) -> None:
         jobs, now = self.batch.jobs, self.clock.now()
@@ -296,7 +301,7 @@ class Workers:
             last_beat=now,
         )
         self.ledger.put_pilot(record)
-        return Worker(record)
+        return Worker(record, one.environment["AWS_BATCH_JQ_NAME"])
 
     def _work(self, name: str, worker: Worker, now: float) -> None:
         if worker.claim is not None:
@@ -322,12 +327,16 @@ class Workers:
         self._tell(worker, now, claims=worker.record.claims + 1)
 
     def _claim(self, worker: Worker) -> Claim | None:
-        for state in (State.TODO, State.WAITING, State.LOCKED):
-            for shard in range(self.ledger.rules.shards):
-                for item_id in self.ledger.candidates(state, shard, limit=3):
-                    claim = self.ledger.claim(item_id, worker.record.pilot_id, run_id=self.run_id)
-                    if claim is not None:
-                        return claim
+        for on_demand in (True, False) if worker.queue == self.calm else (False,):
+            for state in (State.TODO, State.WAITING, State.LOCKED):
+                for shard in range(self.ledger.rules.shards):
+                    for item_id in self.ledger.candidates(state, shard, limit=3, on_demand=on_demand):
+                        claim = self.ledger.claim(
+                            item_id, worker.record.pilot_id, run_id=self.run_id, on_demand=on_demand
+                        )
+                        if claim is not None:
+                            self.where[item_id].append(worker.queue)
+                            return claim
         return None
 
     def _tell(self, worker: Worker, now: float, **more: Any) -> None:

@@ -292,3 +292,53 @@ def test_a_retry_may_change_the_limits_that_an_item_broke(ledger: MemoryLedger) 
     assert "at most 2h00m" in typed("items", "show", "A").stdout
     # and a limit that is none is refused
     assert typed("items", "retry", "A", "--nest-time", "0").exit_code == 2
+
+
+def on_demand(monkeypatch: pytest.MonkeyPatch, ledger: MemoryLedger, pilots: int, obstacle: str = "") -> None:
+    """A workflow with an on-demand queue that so many pilots fit in."""
+    ledger.add_workflow(WORKFLOW.model_copy(update={"on_demand_queue": "Q_OnDemandQueue"}))
+    monkeypatch.setattr(Context, "clients", property(lambda _: None))
+    monkeypatch.setattr("pyanamo_core.fleet.on_demand.ceiling_of", lambda clients, workflow: (pilots, obstacle))
+
+
+def test_a_retry_on_demand_is_for_pilots_whose_machine_nobody_takes_away_until_it_is_for_all_again(
+    ledger: MemoryLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a failed item, and room for pilots on demand
+    on_demand(monkeypatch, ledger, 4)
+    add(ledger, "B", "8", "2")
+    fail(ledger, "B")
+    # When it is retried on demand, then it is so, and says so
+    told = typed("items", "retry", "B", "--on-demand")
+    assert (told.exit_code, ledger.item("B").on_demand) == (0, True)
+    assert "on demand only, no Spot" in typed("items", "show", "B").stdout
+    assert "for on-demand pilots only" in typed("items", "list").stdout
+    # and when it has failed and is retried as it stands, too
+    claim = ledger.claim("B", "pilot", on_demand=True)
+    assert claim is not None
+    ledger.fail(claim, Cause.PERMANENT, "again")
+    assert typed("items", "retry", "B").exit_code == 0
+    assert ledger.item("B").on_demand
+    # and anywhere ends it
+    ledger.cancel(ledger.item("B"))
+    assert typed("items", "retry", "B", "--anywhere").exit_code == 0
+    assert not ledger.item("B").on_demand
+
+
+def test_a_retry_on_demand_that_nobody_would_take_is_refused_and_changes_nothing(
+    ledger: MemoryLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a failed item, and a workflow without an on-demand queue
+    ledger.add_workflow(WORKFLOW)
+    add(ledger, "B", "8", "2")
+    fail(ledger, "B")
+    told = typed("items", "retry", "B", "--on-demand")
+    assert told.exit_code == 3
+    assert "names no `on_demand_queue`" in told.stderr
+    # or one with a ceiling of 0
+    on_demand(monkeypatch, ledger, 0, "it has a ceiling of 0 vCPUs: pyanamo deploy --set OnDemandVcpus=4 raises it")
+    told = typed("items", "retry", "B", "--on-demand")
+    assert told.exit_code == 3
+    assert "pyanamo deploy --set OnDemandVcpus=4 raises it" in told.stderr
+    # Then nothing has moved
+    assert (ledger.item("B").state, ledger.item("B").on_demand) == (State.FAILED, False)

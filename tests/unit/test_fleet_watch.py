@@ -449,7 +449,7 @@ def test_a_watcher_that_has_lost_its_lease_does_nothing_more():
     assert two.poll() is None
     jobs = len(scene.batch.jobs)
     assert run is not None
-    one._top_up(run, 4, refused=None)
+    one._top_up(run, 4, 0, refused=None)
     assert len(scene.batch.jobs) == jobs
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from pyanamo_core.clock import FakeClock
 from pyanamo_core.ledger.memory import MemoryLedger
 from pyanamo_core.model import Cause, Definition, Rules, State
 from pyanamo_core.pilot.candidates import Candidates, Chosen
+from pyanamo_core.pilot.host import keeps_its_machine
 
 RULES = Rules(lease_seconds=100, shards=4)
 
@@ -17,9 +20,11 @@ class Counting(MemoryLedger):
 
     asked = 0
 
-    def candidates(self, state: State, shard: int, *, start: str | None = None, limit: int = 10) -> list[str]:
+    def candidates(
+        self, state: State, shard: int, *, start: str | None = None, limit: int = 10, on_demand: bool = False
+    ) -> list[str]:
         self.asked += 1
-        return super().candidates(state, shard, start=start, limit=limit)
+        return super().candidates(state, shard, start=start, limit=limit, on_demand=on_demand)
 
 
 def bench(items: int) -> tuple[Counting, FakeClock, Candidates]:
@@ -171,3 +176,44 @@ def test_a_canarys_item_is_free_again_when_its_delay_or_its_lease_is_over() -> N
     assert candidates.page() == []
     clock.move(60)
     assert sorted(candidates.page()) == [(State.LOCKED, "i7"), (State.WAITING, "i3")]
+
+
+def test_a_pilot_that_keeps_its_machine_takes_what_is_for_such_pilots_first_and_then_all_else() -> None:
+    # Given three items of which one is for on-demand pilots only
+    ledger, clock, spot = bench(3)
+    ledger.retry(ledger.cancel(ledger.item("i1")), on_demand=True)
+    calm = Candidates(ledger, RULES.shards, clock, random.Random(2), rest_seconds=30, on_demand=True)
+
+    # Then a Spot pilot never sees it
+    seen: list[str] = []
+    while page := ids(spot.page()):
+        seen += page
+        for item_id in page:
+            spot.tried(item_id)
+    assert sorted(seen) == ["i0", "i2"]
+    assert not spot.for_on_demand("i0")
+
+    # And an on-demand pilot sees it first
+    assert ids(calm.page()) == ["i1"]
+    assert calm.for_on_demand("i1")
+    calm.tried("i1")
+    assert ids(calm.page())[0] in ("i0", "i2")
+    assert not calm.for_on_demand("i0")
+
+
+@pytest.mark.parametrize(
+    ("batch_job", "queue", "lifecycle", "keeps"),
+    [
+        ("", "", "", True),  # a person's own machine
+        ("job", "X_Queue", "spot", False),
+        ("job", "X_Queue", "", False),  # nobody says what it is
+        ("job", "X_Queue", "on-demand", True),  # the workflow's queue is on demand as a whole
+        ("job", "X_OnDemandQueue", "", True),
+        ("job", "arn:aws:batch:us-east-1:1:job-queue/X_OnDemandQueue", "on-demand", True),
+        ("job", "X_OnDemandQueue", "spot", False),  # what the instance says goes before a queue's name
+    ],
+)
+def test_who_keeps_its_machine(batch_job: str, queue: str, lifecycle: str, keeps: bool) -> None:
+    told = keeps_its_machine(batch_job=batch_job, queue=queue, on_demand_queue="X_OnDemandQueue", lifecycle=lifecycle)
+    assert told is keeps
+    assert not keeps_its_machine(batch_job="job", queue="", on_demand_queue="", lifecycle="")

@@ -167,6 +167,16 @@ def test_the_lines_for_the_workflow_file_are_yaml_of_it() -> None:
     outputs = {"Queue": "Q", "JobDefinition": "J", "Results": "s3://made/prefix", "LogGroup": "L"}
     told = yaml.safe_load(lines_for(outputs))
     assert told == {"queue": "Q", "job_definition": "J", "buckets": {"results": "s3://made/prefix"}, "log_group": "L"}
+    # And where the stack has an on-demand queue, it is named
+    told = yaml.safe_load(lines_for(outputs | {"OnDemandQueue": "Q_OnDemandQueue"}))
+    assert told["on_demand_queue"] == "Q_OnDemandQueue"
+
+
+def test_the_on_demand_queue_that_a_workflow_names_is_the_stacks() -> None:
+    assert given_by(workflow(on_demand_queue="Mine"))["OnDemandQueueName"] == "Mine"
+    arn = "arn:aws:batch:us-east-1:123456789012:job-queue/Theirs"
+    told = given_by(workflow(on_demand_queue=arn))
+    assert (told["OnDemandQueueName"], told["OnDemandQueue"]) == ("Theirs", arn)
 
 
 def test_the_lines_are_put_into_a_file_whose_comments_stay() -> None:
