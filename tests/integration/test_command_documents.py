@@ -56,7 +56,11 @@ def test_a_sheet_and_a_workflow_file_run_as_the_page_says(
 
 def test_the_ledger_in_memory_serves_a_test_of_the_users_own(tmp_path: Path) -> None:
     # Given the last program of the page, when it is run without any AWS, then its assertions hold
-    assert ran(BLOCKS[2], tmp_path) == ""
+    assert ran(BLOCKS[-1], tmp_path) == ""
+
+
+def test_what_a_run_will_cost_is_told_without_any_aws(tmp_path: Path) -> None:
+    assert ran(BLOCKS[2] + "\nprint(told.items, told.nests)\n", tmp_path) == "1 2\n"
 
 
 def test_the_page_of_commands_is_up_to_date() -> None:
