@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from pyanamo.commands.run import read_workflow_for
 from pyanamo.render import size
-from pyanamo_core.errors import BadInput, PyAnamoError, TableMissing
+from pyanamo_core.errors import BadInput, EndpointDown, PyAnamoError, TableMissing
 from pyanamo_core.settings import WORKFLOW_FILE
+from pyanamo_core.words import number_of
 
 if TYPE_CHECKING:
     from pyanamo.context import Context
@@ -86,12 +87,17 @@ def look_closer(context: Context, looked: Looked) -> None:
     """
     from pyanamo_core.cost.closer import look_at_references, standing
 
-    said = look_at_references(context.clients, looked.workflow)
+    try:
+        clients = context.clients
+    except EndpointDown as error:
+        looked.checks.append(Check("AWS", f"was not asked: {error}"))
+        return
+    said = look_at_references(clients, looked.workflow)
     looked.checks[:] = [
         Check(one.what, said.get(one.what.removeprefix("reference "), one.said)) for one in looked.checks
     ]
     if looked.sheet is not None:
-        looked.done, told = standing(context.clients, looked.workflow.table_name)
+        looked.done, told = standing(clients, looked.workflow.table_name)
         looked.checks.append(Check("table", told))
 
 
@@ -124,7 +130,11 @@ def look(context: Context, file: Path | None, sheet: Path | None, *, workflow: W
         genomic = bool(found.scripts) and all(one.startswith(CALLER) for one in found.scripts)
         if genomic:
             _check_loci(found, folder, dictionary)
-        checks.append(Check("sheet", f"{found.path}: {found.items:,} items, {found.nests:,} nests, no fault"))
+        checks.append(
+            Check(
+                "sheet", f"{found.path}: {number_of(found.items, 'item')}, {number_of(found.nests, 'nest')}, no fault"
+            )
+        )
     else:
         scripts = _scripts_of(context, workflow.table_name)
         genomic = bool(scripts) and all(one.startswith(CALLER) for one in scripts)
@@ -153,7 +163,9 @@ def _check_scripts(workflow: Workflow, sheet: Sheet | None, checks: list[Check])
     place = Path(workflow.scripts) if workflow.scripts else resource("task_scripts")
     packed = pack(place)
     where = str(place) if workflow.scripts else "those that come with PyAnamo"
-    checks.append(Check("scripts", f"{where}: {packed.files} files, {size(len(packed.content))} as archive"))
+    checks.append(
+        Check("scripts", f"{where}: {number_of(packed.files, 'file')}, {size(len(packed.content))} as archive")
+    )
     if sheet is None or not place.is_dir():
         return place if place.is_dir() else None
     absent: dict[str, None] = {}
@@ -317,7 +329,9 @@ def price(
     listed = prices_of(context, prices)
     work = work_of(context, looked, pace)
     checks = list(looked.checks)
-    if spot_now and not on_demand:
+    if not context.settings.get("region") and not listed.own:
+        checks.append(Check("prices", f"no region is set (--region): list prices of {listed.region}"))
+    if spot_now and not on_demand and "AWS" not in {one.what for one in checks}:
         listed, said = closer.spot_now(context.clients, listed)
         checks.append(Check("Spot", said))
     if looked.sheet is None:

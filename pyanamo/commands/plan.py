@@ -159,7 +159,7 @@ def lines_table(lines: list[Line]) -> RenderableType:
     rows = [
         [
             line.what,
-            "" if line.amount is None else str(line.amount),
+            amount(line.amount),
             line.unit,
             "?" if line.dollars is None else dollars(line.dollars) + (" a month" if line.monthly else ""),
             line.basis,
@@ -168,6 +168,13 @@ def lines_table(lines: list[Line]) -> RenderableType:
         for line in lines
     ]
     return table(["what", "amount", "of", "dollars", "how known", "remark"], rows, right=["amount"])
+
+
+def amount(told: Range | None) -> str:
+    """How much, with two digits; nothing for what is not known."""
+    if told is None:
+        return ""
+    return "under 0.001" if 0 < told.high < 0.001 else str(told)
 
 
 def totals(told: Planned) -> list[str]:
@@ -188,7 +195,9 @@ def _next(looked: Looked, file: Path | None, sheet: Path | None, told: Planned) 
     if not told.estimate.items:
         return "pyanamo sheet import SHEET"
     if told.estimate.hours is None and looked.sheet is not None:
-        return shlex.join(["pyanamo", "rehearse", str(looked.sheet.path), "--items", "1", "--nests", "3"])
+        rehearse = ["pyanamo", "rehearse", str(looked.sheet.path), "--items", "1", "--nests", "3", "--json"]
+        again = ["pyanamo", "plan", *([str(file)] if file else []), "--sheet", str(sheet), "--learn", "rehearsal.json"]
+        return f"{shlex.join(rehearse)} > rehearsal.json && {shlex.join(again)}"
     words = ["pyanamo", *(["cohort"] if told.cohort is not None else []), "run"]
     words += [str(file)] if file else [WORKFLOW_FILE] if sheet is not None else []
     return shlex.join([*words, *(["--sheet", str(sheet)] if sheet is not None else [])])

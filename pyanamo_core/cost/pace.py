@@ -157,10 +157,15 @@ def given_pace(nest: str = "", megabase: str = "") -> Pace:
         RateMalformed: it is no number or range of seconds.
     """
     if nest:
-        return Pace("given", f"{nest} a nest", nest=seconds_range(nest, "time of a nest"))
+        return Pace("given", f"{_told(nest)} a nest", nest=seconds_range(nest, "time of a nest"))
     rate = seconds_range(megabase, "time of a megabase")
     low, high = Speed(0, rate.low / MEGABASE), Speed(0, rate.high / MEGABASE)
-    return Pace("given", f"{megabase} a megabase", speed=(low, high))
+    return Pace("given", f"{_told(megabase)} a megabase", speed=(low, high))
+
+
+def _told(time: str) -> str:
+    """A time as it was given; a bare number is of seconds."""
+    return f"{time} s" if time.strip()[-1:].isdigit() else time
 
 
 # ------------------------------------------------------------------------------------------------------ learning

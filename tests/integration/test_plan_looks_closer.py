@@ -104,6 +104,13 @@ def test_what_may_not_be_looked_at_is_said_and_keeps_nothing_from_the_plan(
     assert told["once"]["high"] > 0
 
 
+def test_where_nobody_answers_the_plan_is_made_without_a_look(name: str) -> None:
+    told = json.loads(types("--look", "--json", "--endpoint-url", "http://127.0.0.1:9").stdout)
+    assert checks(told)["AWS"].startswith("was not asked: http://127.0.0.1:9 cannot be reached")
+    assert "Spot" not in checks(told)
+    assert told["estimate"]["items"] == 3
+
+
 def test_a_reference_that_is_not_there_is_refused(name: str) -> None:
     file = Path("workflow.yaml")
     file.write_text(file.read_text().replace("ref.fa", "nope.fa"))

@@ -164,6 +164,12 @@ def test_another_region_is_said_to_be_known_by_ranges(folder: Path):
     assert "of eu-central-1 PyAnamo knows ranges only" in done.output
 
 
+def test_without_a_region_it_is_said_whose_prices_these_are(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name)
+    assert "no region is set (--region): list prices of us-east-1" in types("--sheet", "sheet.txt").output
+
+
 def test_prices_come_from_the_environment_too(folder: Path, monkeypatch: pytest.MonkeyPatch):
     (folder / "mine.yaml").write_text("spot_vcpu_hour: 100\n")
     monkeypatch.setenv("PYANAMO_PRICES", "mine.yaml")
