@@ -139,7 +139,7 @@ def test_a_cohort_is_called_in_containers_of_which_one_is_told_to_leave_and_one_
 
     # When it is run by an array of three containers
     began = time.monotonic()
-    run = site.starts("run")
+    run = site.starts("run", "--yes")
     eventually(lambda: run.poll() is not None or site.pilot_of("S2") or site.pilot_of("S3"), "no pilot claims")
     print(f"first claim {time.monotonic() - began:.0f} s after `pyanamo run`")
     told, killed = hanging(site, run, "S2"), hanging(site, run, "S3")
@@ -217,7 +217,7 @@ def test_four_containers_on_a_host_fetch_the_reference_once(site: Site, tmp_path
     site.cloud.watch()
 
     # When four containers start at once on one host
-    site.types("run")
+    site.types("run", "--yes")
     asked = [each for each in site.cloud.seen() if each["path"] == f"/{site.name}/big.fa"]
     site.cloud.behave()
 
@@ -243,7 +243,7 @@ def test_the_container_that_fetches_for_its_host_is_killed_and_the_others_go_on(
     site.types("sheet", "import", "sheet.txt")
     site.cloud.delay("s3", "GetObject", 90)
     site.cloud.watch()
-    run = site.starts("run")
+    run = site.starts("run", "--yes")
 
     # When the others have arrived, and the container that fetches is killed
     def fetching() -> str:

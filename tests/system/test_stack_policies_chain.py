@@ -124,7 +124,7 @@ def played(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Played:
     for name, sample in (("Early", SAMPLES[0]), ("Older", SAMPLES[1])):
         ensure_compute(lab.admin, f"{name}_Queue", f"{name}_JobDef")
         lab.write(name, sample, cohort)
-        lab.types(ADMIN, "cohort", "run", "workflow.yaml", "--sheet", "sheet.txt", "--to", "gather")
+        lab.types(ADMIN, "cohort", "run", "workflow.yaml", "--sheet", "sheet.txt", "--to", "gather", "--yes")
     lab.types(ADMIN, "results", "publish", "--to", "s3://adopted/2025", "--table", "Older-gather")
 
     # Everything from here on is recorded.
@@ -140,7 +140,7 @@ def played(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Played:
     assert outputs["Results"] == "s3://lab/calls"
     lab.write("Cohort", SAMPLES[2], cohort, cohort={"also": also}, log_group=outputs["LogGroup"])
     lab.types(DRIVER, "cohort", "plan", "workflow.yaml", "--sheet", "sheet.txt")
-    done = lab.types(DRIVER, "cohort", "run", "workflow.yaml", "--sheet", "sheet.txt", prefect=True)
+    done = lab.types(DRIVER, "cohort", "run", "workflow.yaml", "--sheet", "sheet.txt", "--yes", prefect=True)
     assert {one["state"] for one in done["steps"]} == {"done"}
     lab.types(DRIVER, "cohort", "status")
     lab.types(DRIVER, "results", "qc", "--table", "Cohort")
