@@ -77,3 +77,8 @@ def test_a_run_whose_pilot_was_killed_tells_what_that_cost(killed: tuple[Typed, 
     page = typed("cost").stdout
     assert "cut short" in page
     assert "not seen" in page
+    # And a cohort that has only been called so far costs what its call did
+    cohort = json.loads(typed("cohort", "cost", "--by", "sample", "--json").stdout)
+    assert [(step["step"], step["items_done"]) for step in cohort["steps"]] == [("call", 3)]
+    assert cohort["samples"] == 3
+    assert cohort["steps"][0]["lost_vcpu_seconds"] > 0
