@@ -299,7 +299,9 @@ def _of_parts(context: Context, run: Run, prices: Prices, by: By, out: str | Non
     from pyanamo_core.cost.spent import of_run
 
     workflow = context.ledger.workflow(run.workflow_version)[1]
-    pricing = Pricing(prices, time.time(), workflow.vcpus, workflow.slots, workflow.timing.beat_seconds)
+    pricing = Pricing(
+        prices, time.time(), workflow.vcpus, workflow.slots, workflow.timing.beat_seconds, workflow.on_demand_queue
+    )
     dearest = _Dearest(limit)
     with ExitStack() as stack:
         parts: Iterable[Any] = item_costs(context.ledger, pricing, run_id=run.run_id)

@@ -134,6 +134,7 @@ def _cost(context: Context, run: Run, pilots: list[PilotRecord]) -> str:
         beat_seconds=timing.beat_seconds,
         lease_seconds=timing.lease_seconds,
         until=run.ended,
+        on_demand_queue=workflow.on_demand_queue,
     )
     return f"{in_words(told)}; more: pyanamo cost {run.run_id}"
 

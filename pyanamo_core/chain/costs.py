@@ -71,6 +71,7 @@ def _step(step: str, ledger: Ledger, prices: Prices, now: float) -> StepCost:
         vcpus=workflow.vcpus,
         beat_seconds=timing.beat_seconds,
         lease_seconds=timing.lease_seconds,
+        on_demand_queue=workflow.on_demand_queue,
     )
     return StepCost(
         step=step,
@@ -93,5 +94,7 @@ def sample_costs(ledgers: Mapping[str, Ledger], prices: Prices, now: float) -> I
         ledger = ledgers.get(step)
         if ledger is not None:
             workflow = ledger.workflow()[1]
-            pricing = Pricing(prices, now, workflow.vcpus, workflow.slots, workflow.timing.beat_seconds)
+            pricing = Pricing(
+                prices, now, workflow.vcpus, workflow.slots, workflow.timing.beat_seconds, workflow.on_demand_queue
+            )
             yield from item_costs(ledger, pricing)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pyanamo_core.cost.prices import Prices
 from pyanamo_core.cost.ranges import NOTHING, Range
-from pyanamo_core.cost.spent import MILLION, vcpu_second
+from pyanamo_core.cost.spent import MILLION, lifecycle_of, vcpu_second
 from pyanamo_core.ledger import cost as units
 from pyanamo_core.model import Attempt, Item, Move, Nest, NestStatus
 from pyanamo_core.protocols import Ledger
@@ -75,7 +75,7 @@ class Pricing:
     Args:
         now: seconds since 1970, the end of what has not ended.
         vcpus, slots: of pilots whose attempts do not tell theirs.
-        beat_seconds: the workflow's.
+        beat_seconds, on_demand_queue: the workflow's.
     """
 
     prices: Prices
@@ -83,11 +83,13 @@ class Pricing:
     vcpus: float = 1.0
     slots: int = 1
     beat_seconds: float = 200.0
+    on_demand_queue: str = ""
     _known: dict[tuple[str, str], Range] = field(default_factory=dict[tuple[str, str], Range])
 
     def of(self, attempt: Attempt) -> Range:
         """Dollars of a vCPU-second where an attempt ran."""
-        place = (attempt.instance_type, attempt.lifecycle)
+        lifecycle = lifecycle_of(attempt.lifecycle, attempt.job_queue, self.on_demand_queue)
+        place = (attempt.instance_type, lifecycle)
         if place not in self._known:
             self._known[place] = vcpu_second(self.prices, *place)[0]
         return self._known[place]

@@ -133,6 +133,7 @@ class Counting:
         vcpus: of a pilot whose row does not tell them.
         beat_seconds, lease_seconds: the workflow's.
         until: when the run ended; None: it runs.
+        on_demand_queue: the workflow's; its pilots are on demand also where no metadata said so.
     """
 
     prices: Prices
@@ -141,6 +142,7 @@ class Counting:
     beat_seconds: float = 200.0
     lease_seconds: float = 600.0
     until: float | None = None
+    on_demand_queue: str = ""
     _fates: dict[str, _Sum] = field(default_factory=lambda: defaultdict[str, _Sum](_Sum))
     _places: dict[tuple[str, str, str, str], list[float]] = field(
         default_factory=dict[tuple[str, str, str, str], list[float]]
@@ -163,7 +165,8 @@ class Counting:
         silent = pilot.ended is None and self.now - pilot.last_beat > self.lease_seconds
         end = max(pilot.started, pilot.last_beat if pilot.ended is None else pilot.ended)
         vcpus = pilot.vcpus or self.vcpus
-        spot, on_demand = self._price(pilot.instance_type, pilot.lifecycle)
+        lifecycle = lifecycle_of(pilot.lifecycle, pilot.job_queue, self.on_demand_queue)
+        spot, on_demand = self._price(pilot.instance_type, lifecycle)
         life = end - pilot.started
         fates = self._fates_of(pilot, life, silent=silent)
         slots = max(1, pilot.slots)
@@ -171,7 +174,7 @@ class Counting:
             self._fates[what].add(slot_seconds * vcpus / slots, spot)
         self._paid += spot * (life * vcpus)
         self._on_demand += on_demand * (life * vcpus)
-        if pilot.lifecycle == "spot":
+        if lifecycle == "spot":
             most, least = on_demand.high - spot.low, on_demand.low - spot.high
             self._saved += Range(max(0.0, least), max(0.0, most)) * (life * vcpus)
         if silent:
@@ -189,7 +192,7 @@ class Counting:
         sums["nests_done"] += pilot.nests_done
         self._counted += counted(pilot, self.beat_seconds)
         place = self._places.setdefault(
-            (pilot.job_queue, pilot.lifecycle, pilot.instance_type, pilot.zone), [0, 0.0, 0.0, 0.0]
+            (pilot.job_queue, lifecycle, pilot.instance_type, pilot.zone), [0, 0.0, 0.0, 0.0]
         )
         paid = spot * (life * vcpus)
         for number, more in enumerate((1, life * vcpus, paid.low, paid.high)):
@@ -308,9 +311,10 @@ def spent(
     beat_seconds: float = 200.0,
     lease_seconds: float = 600.0,
     until: float | None = None,
+    on_demand_queue: str = "",
 ) -> Spending:
     """What pilots have cost (see Counting for the arguments)."""
-    counting = Counting(prices, now, vcpus, beat_seconds, lease_seconds, until)
+    counting = Counting(prices, now, vcpus, beat_seconds, lease_seconds, until, on_demand_queue)
     for pilot in pilots:
         counting.add(pilot)
     return counting.spending
@@ -327,6 +331,7 @@ def of_run(ledger: Ledger, run: Run, prices: Prices, *, now: float) -> Spending:
         beat_seconds=workflow.timing.beat_seconds,
         lease_seconds=workflow.timing.lease_seconds,
         until=run.ended,
+        on_demand_queue=workflow.on_demand_queue,
     )
 
 
@@ -343,6 +348,13 @@ def in_words(spending: Spending) -> str:
     if told.saved.high >= 0.01:
         text += f"; Spot saved {dollars(told.saved)}"
     return text
+
+
+def lifecycle_of(told: str, job_queue: str, on_demand_queue: str) -> str:
+    """`spot`, `on-demand` or empty: as the machine's metadata told it, else by the queue (a name, or its ARN)."""
+    if told or not job_queue:
+        return told
+    return "on-demand" if on_demand_queue.rpartition("/")[2] == job_queue else ""
 
 
 def vcpu_second(prices: Prices, instance_type: str, lifecycle: str) -> tuple[Range, Range]:

@@ -90,6 +90,17 @@ def test_what_nobody_told_is_bounds_and_not_a_guess(prices: Any) -> None:
     assert told.saved == Range(0, 0)
 
 
+def test_pilots_of_the_queue_on_demand_are_on_demand_though_no_metadata_said_so(prices: Any) -> None:
+    row = pilot(ended=NOW, lifecycle="", job_queue="Seq_OnDemand")
+    arn = "arn:aws:batch:us-east-1:1:job-queue/Seq_OnDemand"
+    told = spent([row], prices, now=NOW, on_demand_queue=arn)
+    assert (told.compute_dollars.low, told.compute_dollars.high) == (pytest.approx(0.16), pytest.approx(0.16))
+    assert [place.lifecycle for place in told.places] == ["on-demand"]
+    # The metadata know better than a queue's name
+    told = spent([row.model_copy(update={"lifecycle": "spot"})], prices, now=NOW, on_demand_queue=arn)
+    assert told.compute_dollars.high == pytest.approx(0.08)
+
+
 def test_a_pilot_that_died_has_lost_what_ran_and_what_came_after_its_last_beat_is_an_upper_bound(prices: Any) -> None:
     # Given a pilot that beat last half an hour ago, with 300 slot-seconds of nests that ran
     row = pilot(last_beat=NOW - 1800, spent=Spent(slot_seconds={"done": 2000.0, "open": 300.0}))
