@@ -70,6 +70,9 @@ def examine_as_job(
 
 
 def _definition_of_runs(case: Case, workflow: Workflow) -> str:
+    """That of a live run, which keeps to the revision it began with; else the newest, which the next run takes."""
+    if case.run_definition:
+        return case.run_definition
     if case.definition is not None:
         return f"{case.definition['jobDefinitionName']}:{case.definition['revision']}"
     return workflow.job_definition

@@ -30,6 +30,8 @@ class Case:
         write: may a probe object be written, read and deleted?
         prefect_api_url, prefect_api_key: of this process.
         now: the machine's time (seconds since 1970).
+        results: where results go, if not where the workflow says (S3_BUCKET of a container).
+        run_definition: the job definition of a live run.
         account, region: as they are found out.
     """
 
@@ -44,6 +46,8 @@ class Case:
     write: bool = True
     prefect_api_url: str = ""
     now: Callable[[], float] = time.time
+    results: str = ""
+    run_definition: str = ""
     account: str = ""
     region: str = ""
     definition: Mapping[str, Any] | None = None

@@ -27,8 +27,9 @@ _BEGINS: Final = {".cram": b"CRAM", ".bam": b"\x1f\x8b"}
 
 def look_at_data(case: Case, workflow: Workflow, ledger: Ledger | None) -> None:
     """Buckets, reads, references, task scripts."""
-    for name, uri in (("results", workflow.buckets.results), ("logs", workflow.buckets.logs)):
-        if uri and (name == "results" or uri != workflow.buckets.results):
+    results = case.results or workflow.buckets.results
+    for name, uri in (("results", results), ("logs", workflow.buckets.logs)):
+        if uri and (name == "results" or uri != results):
             _bucket(case, f"bucket of {name}", uri, case.table or workflow.table_name)
     _reads(case, workflow, ledger)
     _references(case, workflow)

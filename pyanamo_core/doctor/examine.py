@@ -55,6 +55,7 @@ def _runs(case: Case, ledger: Ledger) -> None:
             runs = ledger.live_runs()
         for run in runs[:RUNS]:
             check, name = "run", run.run_id
+            case.run_definition = case.run_definition or next((one.definition for one in run.submissions), "")
             try:
                 with case.asked("batch", "DescribeJobs"):
                     _, pinned = ledger.workflow(run.workflow_version)

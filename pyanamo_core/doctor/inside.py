@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import uuid
 from pathlib import Path
 from typing import Any
@@ -77,6 +76,8 @@ def _room(case: Case, workflow: Workflow | None) -> None:
     try:
         options = PilotOptions.from_environment({**case.environ, "PYANAMO_TABLE": case.table or "none"})
         scratch = options.scratch_root
+        if workflow is not None:
+            case.results = options.results_prefix(workflow)
     except PyAnamoError as error:
         chart.wrong("settings", "", str(error), "Correct that variable in the job definition.")
         return
@@ -116,7 +117,6 @@ def unwritable(folder: Path) -> str:
         probe.unlink()
         if made:
             folder.rmdir()
-        tempfile.gettempdir()
     except OSError as error:
         return f"{error.strerror or error}"
     return ""

@@ -203,6 +203,10 @@ def no_log_group(ward: Ward) -> Mapping[str, str]:
     return {}
 
 
+def another_bucket(ward: Ward) -> Mapping[str, str]:
+    return {"S3_BUCKET": f"none-{ward.name}"}
+
+
 def no_prefect(ward: Ward) -> Mapping[str, str]:
     return {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
 
@@ -218,6 +222,7 @@ FAULTS: dict[Callable[[Ward], Mapping[str, str]], tuple[str, str, str]] = {
     wrong_items: ("settings", "PYANAMO_ITEMS", "job definition"),
     no_log_rights: ("log rights", "AWS refused PutLogEvents", "logs:PutLogEvents"),
     no_log_group: ("log rights", "does not exist", "create-log-group"),
+    another_bucket: ("bucket of results", "there is no bucket none-ward", "pyanamo deploy"),
     no_prefect: ("Prefect API", "nobody answers", "PREFECT_API_URL"),
 }
 

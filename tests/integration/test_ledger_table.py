@@ -10,6 +10,7 @@ import pytest
 from pyanamo_core.errors import EndpointDown, ForeignTable, SchemaNewer, TableMissing, WorkflowMissing
 from pyanamo_core.ledger import Ledger, open_ledger
 from pyanamo_core.ledger import table as tables
+from pyanamo_core.ledger.probe import probe_rights
 from pyanamo_core.ledger.store import BATCH_KEYS
 from pyanamo_core.model import SCHEMA, Definition, Imported, State
 from pyanamo_core.workflow import Buckets, Budgets, Timing, Workflow
@@ -199,3 +200,16 @@ def test_users_read_the_table_with_the_names_of_pyanamo_1(dynamodb_clients: Clie
     assert row["Lock_Date"]["S"] <= row["Done_Date"]["S"]
     assert row["Done_Date"]["S"].endswith("Z")
     assert len(row["lockID"]["S"]) == 16
+
+
+def test_rights_are_asked_without_making_a_row(dynamodb_clients: Clients, made: str) -> None:
+    # Given a table, when it is asked what may be done with it
+    found = probe_rights(dynamodb_clients, made)
+    # Then all that a pilot does was tried, by AWS's own emulator's judgement too, and no row was made
+    assert found == dict.fromkeys(("GetItem", "Query", "PutItem", "UpdateItem"))
+    assert dynamodb_clients.client("dynamodb").scan(TableName=made)["Items"] == []
+
+
+def test_rights_to_a_table_that_is_not_there_are_none(dynamodb_clients: Clients, unique_name: str) -> None:
+    found = probe_rights(dynamodb_clients, unique_name)
+    assert all(error is not None and error.exit_code == 4 for error in found.values())

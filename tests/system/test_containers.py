@@ -301,6 +301,23 @@ def test_a_job_by_hand_needs_neither_our_command_nor_prefect_and_its_argument_ov
     assert attempt["container"]["exitCode"] == 78
 
 
+def test_a_doctor_in_a_real_container_sees_what_a_pilot_would(site: Site, tmp_path: Path) -> None:
+    # Given a workflow that pins GATK's version, and the stack's definition: unprivileged, a read-only root
+    site.write_workflow(memory_mb=600, parameters={"HC_CALLER": "gatk"}, caller_version="4.6.2.0")
+    site.types("workflow", "create")
+    # When the doctor sends a job
+    told = json.loads(site.types("doctor", "--as-job", "--json"))
+    inside = {line["check"]: line for line in told["lines"] if line["where"] == "container"}
+    # Then it wrote below its scratch folder only, found the caller, and read and wrote with its own keys
+    print("\n".join(f"{line['state']} {check} {line['subject']}: {line['fact']}" for check, line in inside.items()))
+    assert (inside["scratch"]["subject"], inside["scratch"]["state"]) == ("/scratch", "ok")
+    assert "user 1000" in inside["PyAnamo"]["fact"]
+    assert inside["caller"]["fact"] == "version 4.6.2.0, as pinned"
+    assert inside["instance metadata"]["state"] == "ok"
+    for check in ("table rights", "log rights", "memory", "bucket of results: write", "bucket of results: delete"):
+        assert inside[check]["state"] == "ok", inside[check]
+
+
 def test_an_image_of_ones_own_runs_the_pages_workflow_from_its_text(engine: str, tmp_path: Path) -> None:
     # Given the image without GATK, and the page's own image from it
     small = built_image(engine, tag="pyanamo:small", GATK="0")

@@ -388,6 +388,14 @@ def test_a_jobs_lines_are_those_that_it_printed() -> None:
     assert submitted["retryStrategy"] == {"attempts": 1}
 
 
+def test_a_job_is_of_the_revision_that_a_live_run_keeps_to() -> None:
+    case = case_of(SubmitJob={"jobId": "J"}, DescribeJobs=ended(0), GetLogEvents=printed(json.dumps(TOLD, indent=2)))
+    case.definition, case.run_definition = DEFINITION, "D:1"
+    examine_as_job(case, workflow(), wait_seconds=60, clock=FakeClock())
+    asked: Any = case.clients
+    assert dict(asked.asked)["SubmitJob"]["jobDefinition"] == "D:1"
+
+
 def test_a_job_that_does_not_start_is_ended_and_its_reason_told() -> None:
     case = as_job(DescribeJobs=job("RUNNABLE", statusReason="MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT - too big"))
     assert "after 60 s it is RUNNABLE: MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT" in case.chart.lines[-1].fact
