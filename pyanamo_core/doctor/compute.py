@@ -21,9 +21,8 @@ def look_at_compute(case: Case, workflow: Workflow) -> list[dict[str, Any]]:
     """Definition, queues and environments; the environments that exist, as Batch describes them."""
     _definition(case, workflow)
     found = _queue(case, workflow.queue, on_demand=False)
-    second = str(getattr(workflow, "on_demand_queue", "") or "")
-    if second:
-        found += _queue(case, second, on_demand=True)
+    if workflow.on_demand_queue:
+        found += _queue(case, workflow.on_demand_queue, on_demand=True)
     return found
 
 

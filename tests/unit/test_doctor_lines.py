@@ -149,6 +149,26 @@ def test_more_pilots_than_the_ceiling_bears_are_a_warning() -> None:
     assert (found.state, "16 pilots of 4; the workflow asks for 100" in found.fact) == (State.WARNING, True)
 
 
+def test_an_on_demand_queue_that_is_switched_off_is_worth_a_word_and_no_fault() -> None:
+    # Given a second queue whose environment has a ceiling of 0, as the stack makes it
+    def environments(**asked: Any) -> Any:
+        (name,) = asked["computeEnvironments"]
+        vcpus = {"E": 64, "O": 0}[name]
+        resources = {"type": "SPOT" if name == "E" else "EC2", "maxvCpus": vcpus, "instanceTypes": ["m5"]}
+        told = {"computeEnvironmentName": name, "computeEnvironmentArn": f"arn:{name}", "computeResources": resources}
+        return {"computeEnvironments": [ENVIRONMENT | told]}
+
+    def queues(**asked: Any) -> Any:
+        name = "E" if asked["jobQueues"] == ["Q"] else "O"
+        return {"jobQueues": [QUEUE | {"computeEnvironmentOrder": [{"computeEnvironment": name}]}]}
+
+    case = case_of(**healthy(DescribeJobQueues=queues, DescribeComputeEnvironments=environments))
+    look_at_compute(case, workflow(on_demand_queue="Second"))
+    assert the(case, "on-demand queue").subject == "Second"
+    found = next(line for line in case.chart.lines if line.subject == "O" and line.check == "compute environment")
+    assert (found.state, "OnDemandVcpus" in found.mend) == (State.WARNING, True)
+
+
 def test_an_environment_that_the_queue_names_and_nobody_has_is_wrong() -> None:
     case = case_of(**healthy(DescribeComputeEnvironments={"computeEnvironments": []}))
     look_at_compute(case, workflow())
