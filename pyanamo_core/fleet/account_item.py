@@ -14,6 +14,7 @@ from pyanamo_core.fleet.batch import Batch
 from pyanamo_core.fleet.explain import Finding, findings, guarded, observe
 from pyanamo_core.fleet.jobs import Job
 from pyanamo_core.fleet.mends import mend_of
+from pyanamo_core.fleet.on_demand import room_of
 from pyanamo_core.fleet.plan import fresh_seconds
 from pyanamo_core.fleet.recover import attempt_end, owners_of
 from pyanamo_core.model import Attempt, Definition, Item, Nest, NestStatus, PilotRecord, Run, State
@@ -267,6 +268,8 @@ def _free(
         seen = observe(batch, ledger, run, pinned, clock=clock)
     except PyAnamoError as error:
         return [f"Run {run.run_id} is live."], [guarded(error)]
+    if known.item.on_demand:
+        return _on_demand(batch, known, run, pinned)
     working = len(seen.pilots.fresh) if seen.pilots else 0
     facts = [f"Run {run.run_id} is live; {number_of(working, 'pilot')} at work claim items in random order."]
     if not working:
@@ -275,6 +278,26 @@ def _free(
     if not found:
         facts.append("Nothing keeps it from being claimed." if known.item.state is State.TODO else "Nothing keeps it.")
     return facts, found
+
+
+def _on_demand(batch: Batch, known: Known, run: Run, workflow: Workflow) -> tuple[list[str], list[Finding]]:
+    """Of an item that only pilots on machines of their own may claim: is there a queue for them, with room?"""
+    facts = [f"It is for on-demand pilots only; run {run.run_id} is live."]
+    subject = f"item {known.item.item_id}"
+    if not workflow.on_demand_queue:
+        advice = (
+            "Put the line that pyanamo deploy prints into the workflow file, then: pyanamo workflow create FILE; the next"
+            " run has it."
+        )
+        return facts, [Finding(subject, "the workflow names no on_demand_queue", advice, "no_on_demand_queue")]
+    try:
+        room, obstacle = room_of(batch, workflow.on_demand_queue, workflow.job_definition)
+    except PyAnamoError as error:
+        return facts, [Finding(subject, str(error), "", "on_demand_obstacle")]
+    if not room:
+        return facts, [Finding(subject, obstacle, "", "on_demand_obstacle")]
+    beyond = f"{number_of(room, 'pilot')} fit on queue {workflow.on_demand_queue}; its watcher submits them first."
+    return [*facts, beyond], []
 
 
 def _live_run(ledger: Ledger, item: Item) -> Run | None:

@@ -50,7 +50,7 @@ def mend_of(item: Item, failed: Sequence[Nest], workflow: Workflow) -> str:
     if cause in INTERRUPTIONS:
         return (
             "Its pilots were cut short too often in a row, without a nest done in between: make nests shorter, or let"
-            f" pilots live longer (wall_time_seconds, on-demand machines); then: {retry}"
+            f" pilots live longer (wall_time_seconds); then: {retry} — on machines that nobody takes away: {retry} --on-demand"
         )
     if cause is Cause.TASK_ERROR:
         nest = f" --nest {failed[0].index}" if failed else ""

@@ -143,7 +143,7 @@ class OnDemand:
         log.warning("%s", self.obstacle)
 
     def _look(self, run: Run) -> tuple[int, str]:
-        return _room(self._batch, self.name, run.submissions[0].definition if run.submissions else self._definition)
+        return room_of(self._batch, self.name, run.submissions[0].definition if run.submissions else self._definition)
 
 
 def ceiling_of(clients: Clients, workflow: Workflow) -> tuple[int, str]:
@@ -152,10 +152,11 @@ def ceiling_of(clients: Clients, workflow: Workflow) -> tuple[int, str]:
     Raises:
         QueueMissing, DefinitionMissing: there is none. AccessDenied, NoCredentials …: it cannot be asked.
     """
-    return _room(Batch(clients), workflow.on_demand_queue, workflow.job_definition)
+    return room_of(Batch(clients), workflow.on_demand_queue, workflow.job_definition)
 
 
-def _room(batch: Batch, name: str, definition_name: str) -> tuple[int, str]:
+def room_of(batch: Batch, name: str, definition_name: str) -> tuple[int, str]:
+    """The same for a queue and a job definition by their names."""
     queue = batch.queue(name)
     if not queue.open:
         return 0, f"on-demand queue {name} is {queue.state}, {queue.status}"

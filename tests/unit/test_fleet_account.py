@@ -82,6 +82,14 @@ class Asked:
         scene.ledger.fail(claim, cause, f"nest 0: {message}", nests_failed=1)
 
 
+def bounded(asked: Asked, **more: Any) -> None:
+    """Another run in place of the scene's, with these bounds."""
+    standing = asked.scene.run
+    asked.scene.ledger.end_run("run", "completed", "")
+    made = {"run_id": "bounded", "token": "b", "submissions": (), "ended": None, "outcome": "", "reason": ""} | more
+    asked.scene.run_id = asked.scene.ledger.begin_run(standing.model_copy(update=made)).run_id
+
+
 def codes(account: Account) -> list[str]:
     return [one.code for one in account.findings]
 
@@ -150,14 +158,6 @@ def test_a_run_that_failed_names_its_failures_and_leads_to_one():
     assert "2 items failed with task_error, e.g. i0: nest 0: exit code 1: no such file." in told.paragraph
     assert "all 2 items have failed. Mend what one of them tells, then: pyanamo items retry" in told.paragraph
     assert told.next == "pyanamo explain i0"
-
-
-def bounded(asked: Asked, **more: Any) -> None:
-    """Another run in place of the scene's, with these bounds."""
-    standing = asked.scene.run
-    asked.scene.ledger.end_run("run", "completed", "")
-    made = {"run_id": "bounded", "token": "b", "submissions": (), "ended": None, "outcome": "", "reason": ""} | more
-    asked.scene.run_id = asked.scene.ledger.begin_run(standing.model_copy(update=made)).run_id
 
 
 def test_a_canary_tells_its_items_and_an_item_that_is_not_among_them_says_so():
@@ -266,6 +266,33 @@ def test_an_item_to_do_tells_what_keeps_the_run_from_claiming_it():
     assert "No pilot has claimed it yet. Run run is live, and no pilot works for it." in told.paragraph
 
 
+def test_an_item_for_on_demand_pilots_only_tells_what_keeps_them_from_it():
+    # Given an item that a user retried so, in a workflow without such a queue
+    asked = Asked(items=1)
+    scene = asked.scene
+    scene.ledger.retry(scene.ledger.cancel(scene.ledger.item("i0")), on_demand=True)
+    told = asked.item("i0")
+    assert codes(told) == ["no_on_demand_queue"]
+    assert "It is for on-demand pilots only; run run is live." in told.paragraph
+    # When it names one, whose ceiling is 0 as the stack makes it
+    bounded(
+        asked, workflow_version=scene.ledger.add_workflow(scene.workflow.model_copy(update={"on_demand_queue": "od"}))
+    )
+    place = {"computeEnvironment": "od-ce", "order": 1}
+    scene.batch.queues["od"] = scene.batch.queues["queue"] | {"jobQueueName": "od", "computeEnvironmentOrder": [place]}
+    scene.batch.environments["od-ce"] = scene.batch.environments["ce"] | {
+        "computeEnvironmentName": "od-ce",
+        "computeResources": {"maxvCpus": 0},
+    }
+    told = asked.item("i0")
+    assert codes(told) == ["on_demand_obstacle"]
+    assert "has a ceiling of 0 vCPUs, a pilot needs 1: pyanamo deploy --set OnDemandVcpus=1 raises it" in told.paragraph
+    # Then, with room, nothing keeps it
+    scene.batch.environments["od-ce"]["computeResources"] = {"maxvCpus": 8}
+    told = asked.item("i0")
+    assert (told.findings, told.facts[-1]) == ((), "8 pilots fit on queue od; its watcher submits them first.")
+
+
 def test_an_item_to_do_without_a_live_run_says_how_to_start_one():
     asked = Asked(items=1)
     asked.scene.ledger.end_run("run", "drained", "")
@@ -317,7 +344,7 @@ def test_a_done_item_and_a_cancelled_one_are_told_shortly():
         (Cause.OUT_OF_MEMORY, {"memory_factor": 4.0}, "a pilot's whole container (4,096 MB): raise memory_mb"),
         (Cause.PERMANENT, {}, "trying again is of no use"),
         (Cause.UNVERIFIED, {}, "does not pass the check"),
-        (Cause.SPOT, {}, "cut short too often in a row"),
+        (Cause.SPOT, {}, "pyanamo items retry 'a b' --on-demand"),
         (Cause.TASK_ERROR, {}, "pyanamo rehearse SHEET --item 'a b'"),
         (None, {}, "pyanamo items show 'a b'"),
     ],
