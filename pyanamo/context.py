@@ -149,10 +149,23 @@ class Context:
         """Ask before something is lost, e.g. `Delete table X`. Raises NotConfirmed, also where nobody can be asked."""
         if yes:
             return
-        if not (sys.stdin and sys.stdin.isatty()) or not self.for_people:
+        if not is_there_somebody() or not self.for_people:
             raise NotConfirmed(why=f"nobody is there to answer '{what}?'. With --yes it is done without being asked")
         if not typer.confirm(f"{what}?", err=True):
             raise NotConfirmed(why="the answer was no")
+
+
+def is_there_somebody() -> bool:
+    """Can a question be answered: is standard input a terminal?"""
+    return bool(sys.stdin and sys.stdin.isatty())
+
+
+def read_workflow_for(context: Context, file: Path) -> Workflow:
+    """The workflow of a file, for the table that --table names."""
+    from pyanamo_core.workflow_file import read_workflow
+
+    workflow = read_workflow(file)
+    return workflow.model_copy(update={"table": context.table}) if context.table else workflow
 
 
 def check_endpoint(url: str) -> None:

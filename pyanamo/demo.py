@@ -347,7 +347,7 @@ class _Demo:
         self.result.prefect = self.server.url
         self.stage.set_environment(self.server.client_environment())
         self.tell.say(f"Prefect         {self.server.url}   (up in {span(self.prefect.seconds)})")
-        self.type(f"run --pilots {self.options.pilots}")
+        self.type(f"run --pilots {self.options.pilots} --yes")
 
     def look(self) -> None:
         self.tell.step("What became of it")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyanamo.commands.run import read_workflow_for
+from pyanamo.context import read_workflow_for
 from pyanamo.render import size
 from pyanamo_core.errors import BadInput, EndpointDown, PyAnamoError, TableMissing
 from pyanamo_core.settings import WORKFLOW_FILE

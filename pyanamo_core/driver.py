@@ -331,6 +331,8 @@ def run(
     run_id: str | None = None,
     pilots: int | None = None,
     max_failures: int | None = None,
+    max_dollars: float | None = None,
+    vcpu_hour: VcpuHour | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_import: Callable[[int, int], None] | None = None,
     on_begin: Callable[[Run], None] | None = None,
@@ -345,6 +347,7 @@ def run(
         sheet: as `sheet.read_sheet` gives it; None runs what the table holds.
         update: edit items that stand with another definition, instead of refusing the sheet.
         run_id: of a run that is live already: it is resumed.
+        max_dollars, vcpu_hour: as of `begin`.
         on_import: told (items so far, items of the sheet).
         on_begin: told the run's row before anything is submitted.
 
@@ -358,7 +361,17 @@ def run(
     ledger = DynamoLedger(clients, done.table, rules=workflow.rules, clock=clock)
     if sheet is not None:
         import_items(ledger, sheet, workflow, update=update, on_import=on_import)
-    begun = begin(ledger, done.version, workflow, run_id=run_id, pilots=pilots, max_failures=max_failures, clock=clock)
+    begun = begin(
+        ledger,
+        done.version,
+        workflow,
+        run_id=run_id,
+        pilots=pilots,
+        max_failures=max_failures,
+        max_dollars=max_dollars,
+        vcpu_hour=vcpu_hour,
+        clock=clock,
+    )
     if on_begin is not None:
         on_begin(begun)
     return carry_on(

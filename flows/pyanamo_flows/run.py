@@ -7,7 +7,8 @@ flow in this process, whose outcome does not depend on Prefect either.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -19,11 +20,14 @@ from prefect.runtime import flow_run as own
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from pydantic import Field
 
-from pyanamo_core import driver
+from pyanamo_core import canary, driver
 from pyanamo_core.aws import Clients
+from pyanamo_core.cost.estimate import estimate
+from pyanamo_core.cost.prices import price_list
+from pyanamo_core.cost.work import work_of_table
 from pyanamo_core.errors import PyAnamoError, RunMissing
 from pyanamo_core.ledger import open_ledger
-from pyanamo_core.model import Run
+from pyanamo_core.model import Run, VcpuHour
 from pyanamo_core.protocols import Ledger
 from pyanamo_core.scripts import publish_scripts
 from pyanamo_core.sheet import read_sheet
@@ -64,6 +68,8 @@ def run(
     nested_delimiter: str = ",",
     pilots: Annotated[int, Field(ge=1, le=100_000)] | None = None,
     max_failures: Annotated[int, Field(ge=1)] | None = None,
+    max_dollars: Annotated[float, Field(gt=0)] | None = None,
+    first: Annotated[int, Field(ge=1, le=100)] | None = None,
     prefect_detail: Detail | None = None,
     run_id: str = "",
     aws: Aws = Aws(),  # noqa: B008 - Prefect's form needs it
@@ -82,6 +88,8 @@ def run(
         nested_delimiter: Delimiter of the nests in TaskArgs.
         pilots: Pilots at most. Empty: as the workflow says.
         max_failures: Stop claiming when so many items have failed. Empty: as the workflow says.
+        max_dollars: Drain the run when the machines of its pilots have cost so much. Empty: as the workflow says.
+        first: Run so many items first. The others follow if these are all done, and fit into what max_dollars leaves.
         prefect_detail: What Prefect shows of a pilot's work. Empty: as the workflow says.
         run_id: Carry on with this run instead of beginning a new one.
         aws: Which AWS to talk to.
@@ -92,7 +100,12 @@ def run(
         trace.table = done.table
         if sheet:
             import_sheet(done.table, sheet, update, delimiter, nested_delimiter, aws)
-        return _run(trace, done.version, pilots, max_failures, prefect_detail, run_id, aws)
+        if first and not run_id:
+            before = run_first(done.table, first, pilots, max_failures, max_dollars, aws)
+            if before.ended_here is not None:
+                return state_of(before.ended_here)
+            max_dollars = before.max_dollars
+        return _run(trace, done.version, pilots, max_failures, max_dollars, prefect_detail, run_id, aws)
     except BaseException as error:
         trace.error = error
         raise
@@ -103,6 +116,7 @@ def _run(
     version: int,
     pilots: int | None,
     max_failures: int | None,
+    max_dollars: float | None,
     prefect_detail: Detail | None,
     run_id: str,
     aws: Aws,
@@ -126,6 +140,8 @@ def _run(
             prefect_api_url=url,
             prefect_detail=prefect_detail or told.prefect_detail,
             max_failures=max_failures,
+            max_dollars=max_dollars,
+            vcpu_hour=prices_here(clients),
         )
     trace.run_id = begun.run_id
     log.info("Run %s of table %s: up to %s pilots", begun.run_id, table, begun.limits.max_pilots)
@@ -136,6 +152,61 @@ def _run(
     if seen:
         _report(table, begun.run_id, aws)
     return state_of(outcome_of(ledger, begun.run_id))
+
+
+def prices_here(clients: Clients) -> VcpuHour:
+    """What a vCPU costs in the clients' region, by the file of prices that the environment names or PyAnamo's own."""
+    return driver.vcpu_hour_of(price_list(clients.region or "", os.environ.get("PYANAMO_PRICES") or None))
+
+
+@dataclass(frozen=True)
+class First:
+    """What a canary leaves: the dollars for the others; or how the flow ends with it."""
+
+    max_dollars: float | None = None
+    ended_here: driver.Outcome | None = None
+
+
+def run_first(
+    table: str, count: int, pilots: int | None, max_failures: int | None, max_dollars: float | None, aws: Aws
+) -> First:
+    """Run a canary in this flow (its pilots are not shown), and say whether the others follow: nobody can be asked here."""
+    log = get_run_logger()
+    clients = aws.clients()
+    ledger, _, told = open_ledger(clients, table)
+    limit = max_dollars if max_dollars is not None else told.budgets.max_dollars
+    outcome = canary.run_first(
+        clients,
+        told,
+        count,
+        pilots=pilots,
+        max_failures=max_failures,
+        max_dollars=limit,
+        vcpu_hour=prices_here(clients),
+        on_progress=progress_listener.get(),
+    )
+    if outcome is None:
+        return First(limit)
+    found = canary.measured(ledger, outcome.run, told)
+    log.info(
+        "Canary %s: %s done, %s failed, %.1f s a nest, %.3g vCPU hours",
+        ", ".join(found.items),
+        found.done,
+        found.failed,
+        found.nest_seconds,
+        found.vcpu_hours,
+    )
+    if outcome.outcome != "completed" or limit is None:
+        return First(limit, outcome if outcome.outcome != "completed" else None)
+    left = max(0.01, limit - (found.dollars[1] if found.dollars else 0.0))
+    pace = canary.pace(ledger, outcome.run, genomic=True)
+    work = work_of_table(ledger, pace, at_once=told.nests)
+    needed = estimate(told, work, pace, price_list(clients.region or "", os.environ.get("PYANAMO_PRICES") or None))
+    if needed.hours is not None and needed.once.low > left:
+        reason = f"the others would cost ${needed.once.low:,.2f} or more, max_dollars leaves ${left:,.2f}"
+        log.error("%s; they were not begun", reason)
+        return First(left, driver.Outcome(outcome.run, ledger.counts(), "stopped", reason))
+    return First(left)
 
 
 def existing(ledger: Ledger, run_id: str) -> Run | None:
@@ -188,6 +259,7 @@ def start(
     nested_delimiter: str = ",",
     pilots: int | None = None,
     max_failures: int | None = None,
+    max_dollars: float | None = None,
     prefect_detail: Detail | None = None,
     run_id: str = "",
     aws: Aws | None = None,
@@ -218,6 +290,7 @@ def start(
         "nested_delimiter": nested_delimiter,
         "pilots": pilots,
         "max_failures": max_failures,
+        "max_dollars": max_dollars,
         "prefect_detail": prefect_detail,
         "run_id": run_id,
         "aws": aws,
@@ -230,9 +303,8 @@ def start(
         drain(DRAIN_SECONDS)
     if outcome is not None:
         return outcome
-    return _plainly(
-        clients, table, workflow, sheet, update, pilots, max_failures, run_id, delimiter, nested_delimiter, on_progress
-    )
+    bounds = {"pilots": pilots, "max_failures": max_failures, "max_dollars": max_dollars}
+    return _plainly(clients, table, workflow, sheet, update, bounds, run_id, delimiter, nested_delimiter, on_progress)
 
 
 def run_here(
@@ -286,8 +358,7 @@ def _plainly(
     workflow: str,
     sheet: str,
     update: bool,
-    pilots: int | None,
-    max_failures: int | None,
+    bounds: Mapping[str, Any],
     run_id: str,
     delimiter: str,
     nested_delimiter: str,
@@ -309,7 +380,7 @@ def _plainly(
             sheet=found,
             update=update,
             run_id=run_id or None,
-            pilots=pilots,
-            max_failures=max_failures,
             on_progress=on_progress,
+            vcpu_hour=prices_here(clients),
+            **bounds,
         )

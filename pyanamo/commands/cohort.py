@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pyanamo.cohort_cost import Priced, price_what_is_left
+from pyanamo.commands import agree
+from pyanamo.commands.agree import YES
 from pyanamo.commands.plan import (
     LEARN,
     NEST_TIME,
@@ -23,9 +25,9 @@ from pyanamo.commands.plan import (
     bill,
     summary,
 )
-from pyanamo.commands.run import page_of, read_workflow_for
-from pyanamo.commands.sheet import YES_UPDATE, confirm_losses_of
-from pyanamo.context import Context, command
+from pyanamo.commands.run import page_of
+from pyanamo.commands.sheet import confirm_losses_of
+from pyanamo.context import Context, command, read_workflow_for
 from pyanamo.planning import Planned
 from pyanamo.progress import RunDisplay
 from pyanamo.render import Told, fields, table
@@ -118,9 +120,10 @@ def run(
     no_prefect: Annotated[
         bool, typer.Option("--no-prefect", help="Without Prefect, even if it has an address.")
     ] = False,
-    yes: YES_UPDATE = False,
+    prices: PRICES = None,
+    yes: YES = False,
 ) -> Told:
-    """Call, gather and call jointly: each sample's loci, a gVCF per sample, a VCF of all. What is done is skipped.
+    """Say what is left to do and what it will take, ask, then call, gather and call jointly: each sample's loci, a gVCF per sample, a VCF of all. What is done is skipped.
 
     Killed or interrupted anywhere, it goes on when it is given again.
     """
@@ -130,6 +133,8 @@ def run(
         return _planned(context, asked)
     if sheet is not None and update:
         confirm_losses_of(context, told.table_name, sheet, yes=yes)
+    if not yes:
+        _agree(context, asked, prices)
     url = context.settings.prefect_api_url
     try:
         looks = _with_prefect(context, url, asked) if url and not no_prefect else _plainly(context, url, asked)
@@ -179,6 +184,30 @@ def status(context: Context, also: ALSO = None, partial: PARTIAL = False) -> Tol
 
 
 # ---------------------------------------------------------------------------------------------------- inside
+
+
+def _agree(context: Context, asked: Asked, prices: Path | None) -> None:
+    """Show what is left to do and what it will take, and ask; not where a step's run is live, or all is done.
+
+    Raises:
+        NotConfirmed: nothing was begun.
+    """
+    looks = _chain(context, asked).look(first=asked.first, last=asked.last)
+    if any(one.state == "running" or one.obstacle for one in looks):
+        return  # agreed to before; or refused by the run itself, in its own words
+    cost = price_what_is_left(context, asked.workflow, asked.sheet, looks, Priced(prices=prices, pilots=asked.pilots))
+    if cost is None:
+        return
+    if context.for_people:
+        from pyanamo.render import console
+
+        console(stderr=True).print(_plan_view(CohortTold(asked.workflow.table_name, looks, cost=cost)))
+    steps = ", ".join(one.step for one in looks if one.todo or one.state == "waits")
+    limit = asked.workflow.budgets.max_dollars
+    bound = (
+        f"; the run of each step is drained at {agree.limit_in_words(limit)} of machines" if limit is not None else ""
+    )
+    context.confirm(f"Run {steps} of cohort {asked.workflow.table_name}, {agree.sum_in_words(cost)}{bound}", yes=False)
 
 
 def _called(context: Context, file: Path | None) -> Workflow:

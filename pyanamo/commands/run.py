@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pyanamo.commands import agree
+from pyanamo.commands.agree import MAX_DOLLARS, YES
+from pyanamo.commands.plan import PRICES
 from pyanamo.commands.runs import RUN, find_run, state_of
-from pyanamo.commands.sheet import YES_UPDATE, confirm_losses_of
-from pyanamo.context import Context, command
+from pyanamo.commands.sheet import confirm_losses_of
+from pyanamo.context import Context, NotConfirmed, command, read_workflow_for
+from pyanamo.planning import prices_of
 from pyanamo.progress import Bar, RunDisplay
 from pyanamo.render import Told, fields, span
 from pyanamo_core.model import Counts, Run
@@ -23,6 +28,8 @@ from pyanamo_core.workflow import Workflow
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from pyanamo.planning import Planned
+    from pyanamo_core.canary import Measured
     from pyanamo_core.driver import Outcome, Progress, RecoverReport
 
 NOT_COMPLETED = 7
@@ -31,19 +38,38 @@ NOT_COMPLETED = 7
 
 @dataclass(frozen=True)
 class Ended:
-    """A run after it was watched."""
+    """A run after it was watched; `plan` and `canary` where there were any."""
 
     run: Run
     counts: Counts
     outcome: str
     reason: str
+    plan: Mapping[str, Any] | None = None
+    canary: Measured | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a user wants to be run: the options of `run`."""
+
+    workflow: Workflow
+    file: Path | None = None
+    sheet: Path | None = None
+    update: bool = False
+    pilots: int | None = None
+    run_id: str | None = None
+    max_failures: int | None = None
+    max_dollars: float | None = None
+    detach: bool = False
 
 
 @command(
     example=(
         "pyanamo run",
         "pyanamo run workflow.yaml --sheet sheet.txt --pilots 4",
-        "pyanamo run --detach && pyanamo watch",
+        "pyanamo run --first 3",
+        "pyanamo run --max-dollars 200 --yes",
+        "pyanamo run --yes --detach && pyanamo watch",
     )
 )
 def run(
@@ -63,49 +89,168 @@ def run(
     max_failures: Annotated[
         int | None, typer.Option("--max-failures", min=1, help="Stop when so many items have failed.")
     ] = None,
+    max_dollars: MAX_DOLLARS = None,
+    first: Annotated[
+        int | None,
+        typer.Option(
+            "--first",
+            min=1,
+            metavar="N",
+            help="Run N items first (small, usual, big by their nests), correct the plan by what they took, ask again.",
+        ),
+    ] = None,
+    prices: PRICES = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Start the pilots and leave: nobody watches, Prefect has no part.")
     ] = False,
     no_prefect: Annotated[
         bool, typer.Option("--no-prefect", help="Without Prefect, even if it has an address.")
     ] = False,
-    yes: YES_UPDATE = False,
+    yes: YES = False,
 ) -> Told:
-    """Run a workflow: start its pilots on Batch and watch them until no item is left."""
-    if sheet is not None:
-        read_sheet(sheet)
-        if update and not yes:
-            table = context.table_name if workflow is None else read_workflow_for(context, workflow).table_name
-            confirm_losses_of(context, table, sheet, yes=yes)
+    """Run a workflow: say what it will take, ask, start its pilots on Batch and watch them until no item is left."""
+    found = read_sheet(sheet) if sheet is not None else None
+    told = read_workflow_for(context, workflow) if workflow is not None else context.workflow
+    if found is not None and update and not yes:
+        confirm_losses_of(context, told.table_name, found.path, yes=yes)
+    wanted = Wanted(told, workflow, sheet, update, pilots, run_id, max_failures, max_dollars, detach)
     url = context.settings.prefect_api_url
-    if url and not (no_prefect or detach):
-        return _with_prefect(context, url, workflow, sheet, update, pilots, run_id, max_failures)
     if not url:
         context.say("no address of Prefect is set (PREFECT_API_URL): running without it")
-    return _plainly(context, workflow, sheet, update, pilots, run_id, max_failures, detach)
+    plan: Planned | None = None
+    canary: Measured | None = None
+    if not _goes_on(context, told, run_id):
+        plan = agree.planned(context, told, found, prices=prices, pilots=pilots)
+        if plan.estimate.items:
+            limit = max_dollars if max_dollars is not None else told.budgets.max_dollars
+            if first is not None and first < plan.estimate.items:
+                ended = _first(context, wanted, first, plan, limit, prices=prices, yes=yes)
+                if isinstance(ended, Told):
+                    return ended
+                plan, canary = ended
+                wanted = replace(wanted, sheet=None, max_dollars=agree.left_dollars(limit, canary))
+            else:
+                agree.show(context, plan, short=yes)
+                context.confirm(agree.question(plan, "Run", limit), yes=yes)
+    if url and not (no_prefect or detach):
+        outcome = _with_prefect(context, url, wanted)
+    else:
+        outcome = _plainly(context, wanted, prices)
+    return told_outcome(outcome, plan, canary)
 
 
-def _plainly(
+def _goes_on(context: Context, workflow: Workflow, run_id: str | None) -> bool:
+    """Is it a live run that is carried on? Its pilots were agreed to when it began."""
+    if run_id is None:
+        return False
+    ledger = agree.table_of(context, workflow)
+    return ledger is not None and any(run.run_id == run_id for run in ledger.live_runs())
+
+
+def _first(
     context: Context,
-    file: Path | None,
-    sheet: Path | None,
-    update: bool,
-    pilots: int | None,
-    run_id: str | None,
-    max_failures: int | None,
-    detach: bool,
-) -> Told:
+    wanted: Wanted,
+    count: int,
+    plan: Planned,
+    limit: float | None,
+    *,
+    prices: Path | None,
+    yes: bool,
+) -> Told | tuple[Planned, Measured]:
+    """Run a canary, tell what it took, and ask whether the others shall follow.
+
+    Returns:
+        The corrected plan of the others and what was measured; or what ends the command: the canary did not complete,
+        nothing else is to do, or the answer was no.
+
+    Raises:
+        NotConfirmed: nothing was begun. OverDollars: the others would cost more than what is left.
+    """
+    from pyanamo_core import canary
+
+    agree.show(context, plan, short=yes)
+    context.confirm(agree.question(plan, f"Run {count} of these items first", limit), yes=yes)
+    outcome = _canary(context, wanted, count, limit, prices)
+    if outcome is None:
+        return told_outcome(_plainly(context, wanted, prices), plan)
+    workflow = wanted.workflow
+    ledger = agree.table_of(context, workflow)
+    if ledger is None or not outcome.outcome:
+        return told_outcome(outcome, plan)
+    measured = canary.measured(ledger, outcome.run, workflow)
+    context.say(agree.told_measured(measured))
+    if outcome.outcome != "completed":
+        return told_outcome(outcome, plan, measured)
+    pace = canary.pace(ledger, outcome.run, genomic=plan.estimate.bases > 0)
+    corrected = agree.planned(context, workflow, None, prices=prices, pilots=wanted.pilots, pace=pace)
+    if not corrected.estimate.items:
+        return told_outcome(outcome, corrected, measured)
+    left = agree.left_dollars(limit, measured)
+    agree.show(context, corrected, short=yes)
+    if left is not None and corrected.estimate.hours is not None and corrected.once.low > left:
+        from pyanamo_core.cost.ranges import dollars
+
+        raise agree.OverDollars(dollars=dollars(corrected.once), left=dollars(left))
+    try:
+        context.confirm(agree.question(corrected, "Run the others", left), yes=yes)
+    except NotConfirmed:
+        context.say("the canary is done, the others were not begun")
+        return told_outcome(outcome, corrected, measured)
+    return corrected, measured
+
+
+def _canary(context: Context, wanted: Wanted, count: int, limit: float | None, prices: Path | None) -> Outcome | None:
+    """The canary's run, watched here, without Prefect. None: nothing is to do."""
+    from pyanamo_core import canary, driver
+
+    begun: list[Run] = []
+    with ExitStack() as stack:
+        display = RunDisplay(context)
+        bar = Bar(context, "import")
+        importing = ExitStack()
+        if wanted.sheet is not None:
+            stack.callback(importing.close)
+            importing.enter_context(bar)
+
+        def on_begin(run: Run) -> None:
+            importing.close()
+            begun.append(run)
+            context.say(f"canary {run.run_id} runs {', '.join(run.only)}")
+            stack.enter_context(display)
+
+        try:
+            return canary.run_first(
+                context.clients,
+                wanted.workflow,
+                count,
+                sheet=read_sheet(wanted.sheet) if wanted.sheet is not None else None,
+                update=wanted.update,
+                pilots=wanted.pilots,
+                max_failures=wanted.max_failures,
+                max_dollars=limit,
+                vcpu_hour=driver.vcpu_hour_of(prices_of(context, prices)),
+                on_import=bar.update,
+                on_begin=on_begin,
+                on_progress=display.update_run,
+            )
+        except KeyboardInterrupt:
+            stack.close()
+            if begun:
+                _still_goes_on(context, begun[0].run_id)
+            raise
+
+
+def _plainly(context: Context, wanted: Wanted, prices: Path | None) -> Outcome:
     from pyanamo_core import driver
 
-    workflow = read_workflow_for(context, file) if file is not None else context.workflow
     leave = threading.Event()
-    if detach:
+    if wanted.detach:
         leave.set()
     with ExitStack() as stack:
         bar = Bar(context, "import")
         display = RunDisplay(context)
         importing = ExitStack()
-        if sheet is not None:
+        if wanted.sheet is not None:
             stack.callback(importing.close)
             importing.enter_context(bar)
         begun: list[Run] = []
@@ -114,18 +259,20 @@ def _plainly(
             importing.close()
             begun.append(run)
             context.say(f"run {run.run_id} begins")
-            if not detach:
+            if not wanted.detach:
                 stack.enter_context(display)
 
         try:
-            outcome = driver.run(
+            return driver.run(
                 context.clients,
-                workflow,
-                sheet=read_sheet(sheet) if sheet is not None else None,
-                update=update,
-                run_id=run_id,
-                pilots=pilots,
-                max_failures=max_failures,
+                wanted.workflow,
+                sheet=read_sheet(wanted.sheet) if wanted.sheet is not None else None,
+                update=wanted.update,
+                run_id=wanted.run_id,
+                pilots=wanted.pilots,
+                max_failures=wanted.max_failures,
+                max_dollars=wanted.max_dollars,
+                vcpu_hour=driver.vcpu_hour_of(prices_of(context, prices)),
                 on_import=bar.update,
                 on_begin=on_begin,
                 on_progress=display.update_run,
@@ -136,26 +283,16 @@ def _plainly(
             if begun:
                 _still_goes_on(context, begun[0].run_id)
             raise
-    return told_outcome(outcome)
 
 
-def _with_prefect(
-    context: Context,
-    url: str,
-    file: Path | None,
-    sheet: Path | None,
-    update: bool,
-    pilots: int | None,
-    run_id: str | None,
-    max_failures: int | None,
-) -> Told:
+def _with_prefect(context: Context, url: str, wanted: Wanted) -> Outcome:
     """The flow `run` in this process; how it ends comes from the ledger all the same."""
     context.say(f"running as a flow of Prefect at {url}")
     os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
     os.environ["PREFECT_API_URL"] = url
     from pyanamo_flows.run import start
 
-    table = context.table_name if file is None else read_workflow_for(context, file).table_name
+    file, sheet = wanted.file, wanted.sheet
     display = RunDisplay(context)
     told: set[str] = set()
 
@@ -168,21 +305,21 @@ def _with_prefect(
 
     try:
         with display:
-            outcome = start(
+            return start(
                 context.clients,
-                table=table,
+                table=wanted.workflow.table_name,
                 workflow=str(file.resolve()) if file is not None else "",
                 sheet=str(sheet.resolve()) if sheet is not None else "",
-                update=update,
-                pilots=pilots,
-                max_failures=max_failures,
-                run_id=run_id or "",
+                update=wanted.update,
+                pilots=wanted.pilots,
+                max_failures=wanted.max_failures,
+                max_dollars=wanted.max_dollars,
+                run_id=wanted.run_id or "",
                 on_progress=on_progress,
             )
     except KeyboardInterrupt:
         _still_goes_on(context, "")
         raise
-    return told_outcome(outcome)
 
 
 def page_of(api_url: str, flow_run_id: str) -> str:
@@ -190,14 +327,6 @@ def page_of(api_url: str, flow_run_id: str) -> str:
     if not api_url.endswith("/api") or not flow_run_id:
         return api_url
     return f"{api_url.removesuffix('/api')}/runs/flow-run/{flow_run_id}"
-
-
-def read_workflow_for(context: Context, file: Path) -> Workflow:
-    """The workflow of a file, for the table that --table names."""
-    from pyanamo_core.workflow_file import read_workflow
-
-    workflow = read_workflow(file)
-    return workflow.model_copy(update={"table": context.table}) if context.table else workflow
 
 
 def _still_goes_on(context: Context, run_id: str) -> None:
@@ -208,7 +337,7 @@ def _still_goes_on(context: Context, run_id: str) -> None:
     )
 
 
-def told_outcome(outcome: Outcome) -> Told:
+def told_outcome(outcome: Outcome, plan: Planned | None = None, canary: Measured | None = None) -> Told:
     """How a run ended, and the exit code that follows."""
     counts = outcome.counts
     after = "pyanamo results list"
@@ -218,10 +347,17 @@ def told_outcome(outcome: Outcome) -> Told:
         after = "pyanamo items list --state failed"
     elif outcome.outcome == "stopped":
         after = f"pyanamo explain {outcome.run.run_id}"
-    elif outcome.outcome != "completed":
+    elif outcome.outcome != "completed" or outcome.run.only:
         after = "pyanamo run"
     return Told(
-        Ended(outcome.run, counts, outcome.outcome, outcome.reason),
+        Ended(
+            outcome.run,
+            counts,
+            outcome.outcome,
+            outcome.reason,
+            agree.as_data(plan) if plan is not None else None,
+            canary,
+        ),
         view=_ended_view,
         quiet=[outcome.run.run_id],
         next=after,
@@ -233,6 +369,7 @@ def _ended_view(told: Ended) -> RenderableType:
     counts = {name: count for name, count in told.counts.model_dump().items() if count}
     shown: dict[str, Any] = {
         "run": told.run.run_id,
+        "canary": " ".join(told.run.only),
         "outcome": told.outcome or f"{state_of(told.run)}; no longer watched",
         "reason": told.reason if told.outcome else "",
         "items": ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "none",

@@ -75,7 +75,7 @@ def test_a_cohort_is_planned_without_a_change_then_called_and_its_state_is_shown
     assert "machines, Spot" in told.stdout
     assert "gather: " not in told.stdout
     # When the call alone is run
-    done = user.types("run", "workflow.yaml", "--sheet", "sheet.txt", "--to", "call")
+    done = user.types("run", "workflow.yaml", "--sheet", "sheet.txt", "--to", "call", "--yes")
     assert done.returncode == 0, done.stderr
     assert "call: 2 of 2 items done" in done.stderr
     assert "next: pyanamo cohort status" in done.stderr or "next: pyanamo cohort run" in done.stderr
@@ -104,7 +104,7 @@ def test_a_cohort_is_planned_without_a_change_then_called_and_its_state_is_shown
 
 def test_a_failed_sample_stops_the_chain_with_the_commands_that_show_and_mend_it(user: User):
     user.sheet("bash -c 'echo no reads >&2; exit 65'")
-    done = user.types("run", "workflow.yaml", "--sheet", "sheet.txt")
+    done = user.types("run", "workflow.yaml", "--sheet", "sheet.txt", "--yes")
     assert done.returncode == 7
     assert f"Step call stops the chain: of 2 items of table {user.place.name} are 1 done, 1 failed" in done.stderr
     assert "S1: permanent:" in done.stderr
@@ -122,7 +122,7 @@ def test_a_cohort_whose_prefect_is_away_is_brought_to_its_end_without_it(user: U
     monkeypatch.setenv("PREFECT_HOME", str(user.folder / "prefect"))
     user.sheet("true")
     # When the call is run
-    done = user.types("run", "workflow.yaml", "--sheet", "sheet.txt", "--to", "call", "--json")
+    done = user.types("run", "workflow.yaml", "--sheet", "sheet.txt", "--to", "call", "--yes", "--json")
     # Then it is done all the same, by one run
     assert steps(done)["call"]["done"] == 2
     from pyanamo_core.ledger import open_ledger
@@ -136,11 +136,11 @@ def test_what_cannot_be_done_is_refused_before_anything_is_made(user: User):
         (("--from", "sing"), 3, "There is no step sing. The steps are call, gather, joint, concat, report"),
         (("--from", "joint", "--to", "call"), 3, "Step joint comes after step call"),
     ):
-        done = user.types("run", "workflow.yaml", *arguments)
+        done = user.types("run", "workflow.yaml", *arguments, "--yes")
         assert (done.returncode, done.stdout) == (code, "")
         assert message in done.stderr
     text = (user.folder / "workflow.yaml").read_text().replace("name: ref", "name: genome")
     (user.folder / "workflow.yaml").write_text(text)
-    done = user.types("run", "workflow.yaml", "--sheet", "sheet.txt")
+    done = user.types("run", "workflow.yaml", "--sheet", "sheet.txt", "--yes")
     assert (done.returncode, "names no reference `ref`" in done.stderr) == (3, True)
     assert user.place.clients.client("dynamodb").list_tables()["TableNames"].count(user.place.name) == 0

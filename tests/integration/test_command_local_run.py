@@ -87,7 +87,7 @@ def slow_run(prepared: User) -> Iterator[str]:
     """A run with an item that takes long; its id."""
     (prepared.folder / "slow.txt").write_text(SLOW)
     prepared.types("sheet", "import", "slow.txt")
-    begun = prepared.reads("run", "--detach")
+    begun = prepared.reads("run", "--detach", "--yes")
     run_id = begun["run"]["run_id"]
     yield run_id
     prepared.types("runs", "cancel", run_id, "--yes")
@@ -106,7 +106,7 @@ def test_a_first_run_from_init_to_logs(user: User) -> None:
     assert "version 1" in user.types("workflow", "create").stdout
     assert "3 items: 3 new" in user.types("sheet", "import", "sheet.txt").stdout
     assert "3 already there" in user.types("sheet", "import", "sheet.txt").stdout
-    done = user.types("run")
+    done = user.types("run", "--yes")
     # Then all is done, and that Prefect had no part was said
     assert "completed" in done.stdout
     assert "running without it" in done.stderr
@@ -124,7 +124,7 @@ def test_a_first_run_from_init_to_logs(user: User) -> None:
 
 def test_one_command_does_it_all(user: User) -> None:
     # Given a workflow file and a sheet, when `run` gets both
-    done = user.types("run", "workflow.yaml", "--sheet", "sheet.txt", "--pilots", "1", "--json")
+    done = user.types("run", "workflow.yaml", "--sheet", "sheet.txt", "--pilots", "1", "--yes", "--json")
     # Then table, import and run are done
     told = json.loads(done.stdout)
     assert (told["outcome"], told["counts"]["done"]) == ("completed", 3)
@@ -135,7 +135,7 @@ def test_a_failed_nest_is_exit_code_7_and_leads_to_its_log_and_its_mending(prepa
     # Given an item that gets a value its script refuses
     prepared.types("items", "extend", "named", "nonsense")
     # When it is run
-    done = prepared.types("run", exit_code=7)
+    done = prepared.types("run", "--yes", exit_code=7)
     # Then the hints lead to the reason
     assert "next: pyanamo items list --state failed" in done.stderr
     assert "'nonsense' is no number" in prepared.types("items", "list", "--state", "failed").stdout
@@ -149,7 +149,7 @@ def test_ctrl_c_ends_the_watching_and_not_the_run(prepared: User) -> None:
     # Given a watched run with an item that takes long
     (prepared.folder / "slow.txt").write_text(SLOW)
     prepared.types("sheet", "import", "slow.txt")
-    watching = prepared.starts("run")
+    watching = prepared.starts("run", "--yes")
     wait_for(prepared, "slow", "locked")
     # When the user presses Ctrl-C
     watching.send_signal(signal.SIGINT)
@@ -203,12 +203,12 @@ def test_a_workflow_is_listed_shown_and_deleted(prepared: User, unique_name: str
 
 def test_other_parameters_are_refused_where_nests_are_done_unless_these_are_done_again(prepared: User) -> None:
     # Given a table whose items are done, and a workflow file with another parameter
-    prepared.types("run")
+    prepared.types("run", "--yes")
     file = prepared.folder / "workflow.yaml"
     file.write_text(file.read_text().replace("STEP: 1", "STEP: 2"))
     # When it is created, also as a part of a run, then it is refused and the old version stays
     assert "--new-revision" in prepared.types("workflow", "create", exit_code=5).stderr
-    prepared.types("run", "workflow.yaml", exit_code=5)
+    prepared.types("run", "workflow.yaml", "--yes", exit_code=5)
     assert prepared.types("workflow", "show", "-q").stdout == "1\n"
     # When that is asked for, it shows how much is done again, and does nothing unconfirmed
     asked = prepared.types("workflow", "create", "--new-revision", exit_code=5).stderr
@@ -217,7 +217,7 @@ def test_other_parameters_are_refused_where_nests_are_done_unless_these_are_done
     assert "version 2" in prepared.types("workflow", "create", "--new-revision", "--yes").stdout
     # Then they are to do, and run with the new parameter
     assert prepared.reads("status")["counts"]["todo"] == 3
-    prepared.types("run")
+    prepared.types("run", "--yes")
     assert prepared.types("logs", "small", "5").stdout == "1\n3\n5\nPyAnamo:\tsum\t9\n"
 
 

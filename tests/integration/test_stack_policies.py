@@ -175,7 +175,7 @@ def play(cloud: LocalCloud, folder: Path, patch: pytest.MonkeyPatch) -> Played:
         ["items", "retry", "bad"],
         ["workflow", "scale", "autoscaling", "--writes", "25:400", "--reads", "25:400", "--yes"],
         ["workflow", "scale", "on-demand", "--yes"],
-        ["run", "--detach", "--no-prefect"],
+        ["run", "--detach", "--no-prefect", "--yes"],
     ):
         told = CliRunner().invoke(app, [*words, "--json"])
         assert told.exit_code in (0, 1), (words, told.output)

@@ -116,7 +116,7 @@ def user(
 def test_a_cohort_killed_in_each_step_ends_as_a_true_vcf_and_a_new_sample_costs_only_its_own(
     user: User, simulated: Cohort
 ):
-    command = ("run", "workflow.yaml", "--sheet", "sheet.txt", "--no-prefect", "--json")
+    command = ("run", "workflow.yaml", "--sheet", "sheet.txt", "--no-prefect", "--yes", "--json")
     # Given a chain that is killed in each of its steps, while its pilots go on
     for step in ("call", "gather", "joint", "concat"):
         process = user.begins(*command)

@@ -98,7 +98,7 @@ def test_ten_random_samples_over_two_genes_are_rehearsed_run_gathered_and_called
     script = "HaplotypeCaller-1KG.sh {argument}"
     shell.pyanamo("sheet", "make", "--items", "samples.tsv", "--script", script, "--args", LOCI)
     rehearsed = json.loads(shell.pyanamo("rehearse", "sheet.txt", "--json"))
-    shell.pyanamo("run", "workflow.yaml", "--sheet", "sheet.txt")
+    shell.pyanamo("run", "workflow.yaml", "--sheet", "sheet.txt", "--yes")
     # Then the items bear the runs' names, and every nest is done
     with (folder / "samples.tsv").open(newline="") as file:
         chosen = {row["run"]: row["sample"] for row in csv.DictReader(file, delimiter="\t")}

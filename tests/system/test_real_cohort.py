@@ -70,7 +70,7 @@ class Lab:
         (self.folder / "workflow.yaml").write_text(WORKFLOW.format(**told))
         sheet = "itemID|TaskID|TaskScript|TaskArgs\n" + "".join(f"{line}\n" for line in lines)
         (self.folder / "sheet.txt").write_text(sheet.replace("BUCKET", f"s3://{self.name}/input"))
-        command = [sys.executable, "-m", "pyanamo", "cohort", "run", "workflow.yaml", "--sheet", "sheet.txt"]
+        command = [sys.executable, "-m", "pyanamo", "cohort", "run", "workflow.yaml", "--sheet", "sheet.txt", "--yes"]
         done = subprocess.run(
             [*command, "--no-prefect", "--json"], cwd=self.folder, capture_output=True, text=True, check=False
         )
