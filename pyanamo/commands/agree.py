@@ -10,7 +10,7 @@ import typer
 
 from pyanamo.commands.plan import hours, view
 from pyanamo.context import Context
-from pyanamo.planning import Planned, look, pace_of, prices_of
+from pyanamo.planning import Planned, look, pace_of, prices_of, work_of
 from pyanamo_core.errors import NotFound, Refused
 
 if TYPE_CHECKING:
@@ -50,8 +50,9 @@ def planned(
         pace: how long nests take; None: learnt from the table's done nests, where there are some, else measured defaults
             for HaplotypeCaller.
     """
+    from pyanamo_core.cost.closer import standing
     from pyanamo_core.cost.estimate import estimate
-    from pyanamo_core.cost.work import work_of_sheet, work_of_table
+    from pyanamo_core.cost.work import work_of_table
 
     ledger = table_of(context, workflow)
     looked = look(context, None, sheet.path if sheet is not None else None, workflow=workflow)
@@ -59,11 +60,12 @@ def planned(
         pace = learnt_from(ledger, genomic=looked.genomic or sheet is None)
     if pace is None:
         pace = pace_of(context, looked)
-    at_once = workflow.nests
     if sheet is not None:
-        work = work_of_sheet(sheet, pace, at_once=at_once, bases=looked.bases)
+        if ledger is not None:  # what is done already is not done again
+            looked.done = standing(context.clients, workflow.table_name)[0]
+        work = work_of(context, looked, pace)
     else:
-        work = work_of_table(ledger or context.ledger, pace, at_once=at_once, bases=looked.bases)
+        work = work_of_table(ledger or context.ledger, pace, at_once=workflow.nests, bases=looked.bases)
     call = estimate(workflow, work, pace, prices_of(context, prices), pilots=pilots)
     # Which file or table the workflow is of, the user has just typed.
     return Planned(looked.checks[1:], call, call.once, call.a_month, None, list(call.missing))

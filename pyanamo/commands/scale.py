@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pyanamo.commands.plan import PRICES, prices_of
 from pyanamo.context import Context, command
 from pyanamo.render import Told, fields
 from pyanamo_core.errors import BadInput
@@ -16,6 +17,7 @@ from pyanamo_core.errors import BadInput
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from pyanamo_core.cost.prices import Prices
     from pyanamo_core.ledger.scale import Bounds, Place, Scaling, Step, Wanted
 
 _UNITS = re.compile(r"([1-9][0-9,]*)(?::([1-9][0-9,]*))?")
@@ -50,6 +52,8 @@ class Scaled:
     steps: tuple[Mapping[str, Any], ...] = ()
     done: bool = False
     after: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    cost: str = ""
+    """What it costs as it is, or would be after these steps."""
 
 
 UNITS_HELP = "a second: UNITS, or LEAST:MOST for autoscaling"
@@ -88,6 +92,7 @@ def scale(
     target: Annotated[
         float, typer.Option("--target", min=20, max=90, help="autoscaling: percent of the units that shall be in use.")
     ] = 70.0,
+    prices: PRICES = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be called, and change nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> Told:
@@ -105,27 +110,34 @@ def scale(
         raise KindUnknown(kinds=", ".join(KINDS[:-1]) + f" or {KINDS[-1]}", given=kind)
     name = context.table_name
     now = scaling.look(context.clients, name)
+    listed = prices_of(context, prices)
     if kind is None:
-        return Told(Scaled(name, now.kind.value, told(now)), view=_view, quiet=[now.kind.value], next=NEXT_SHOWN)
+        shown_now = Scaled(name, now.kind.value, told(now), cost=cost_of(now.kind.value, _bounds(now), listed))
+        return Told(shown_now, view=_view, quiet=[now.kind.value], next=NEXT_SHOWN)
     if kind == "warm":
         todo = _warm(context, now, given)
+        cost = "AWS bills what is added once, by its price page (DynamoDB, warm throughput), and nothing later"
     else:
-        todo = scaling.steps(now, _wanted(context, now, scaling.Kind(kind), given, target))
+        wanted = _wanted(context, now, scaling.Kind(kind), given, target)
+        todo = scaling.steps(now, wanted)
+        cost = cost_of(kind, wanted.bounds, listed)
         if not now.targets_seen:
             context.say("not seen: what AWS scales by itself (no permission for application-autoscaling)")
     _show_steps(context, todo)
+    if todo:
+        context.say(f"what it costs then: {cost}")
     before = told(now)
     shown = tuple(
         {"call": f"{step.service} {step.operation}", "asked": step.asked, "does": step.words} for step in todo
     )
     if dry_run or not todo:
-        done = Scaled(name, kind, before, shown, done=not todo)
+        done = Scaled(name, kind, before, shown, done=not todo, cost=cost)
         return Told(done, view=_view, quiet=[kind], next=f"pyanamo workflow scale {kind} …" if todo else NEXT_SCALED)
     context.confirm(f"Scale table {name}: {kind}", yes=yes)
     scaling.apply(context.clients, name, todo, on_step=lambda step: context.say(f"{step.operation}: {step.words}"))
     after = scaling.look(context.clients, name)
     return Told(
-        Scaled(name, kind, before, shown, done=True, after=told(after)),
+        Scaled(name, kind, before, shown, done=True, after=told(after), cost=cost),
         view=_view,
         quiet=[after.kind.value],
         next=NEXT_SCALED,
@@ -134,6 +146,28 @@ def scale(
 
 NEXT_SHOWN = "pyanamo workflow scale autoscaling --writes 25:4000 --reads 25:2000 --dry-run"
 NEXT_SCALED = "pyanamo run"
+
+
+def cost_of(kind: str, bounds: Mapping[Place, Bounds], prices: Prices) -> str:
+    """What a table costs beside what it keeps: by request, or by the hour, used or not."""
+    from pyanamo_core.cost.prices import HOURS_A_MONTH
+    from pyanamo_core.cost.ranges import Range, dollars, total
+
+    if kind == "on-demand":
+        writes, reads = prices.write_million.dollars, prices.read_million.dollars
+        return f"{dollars(writes)} a million write units, {dollars(reads)} a million read units; nothing while idle"
+    an_hour = total(
+        Range(one.low, one.high) * (prices.write_unit_hour if what == "writes" else prices.read_unit_hour).dollars
+        for (_, what), one in bounds.items()
+    )
+    return f"{dollars(an_hour)} an hour, {dollars(an_hour * HOURS_A_MONTH)} a month, used or not"
+
+
+def _bounds(now: Scaling) -> dict[Place, Bounds]:
+    """The units as bounds: what scales itself by its bounds, the rest as it is ordered."""
+    from pyanamo_core.ledger.scale import Bounds
+
+    return {place: now.bounds.get(place, Bounds.just(units)) for place, units in now.units.items()}
 
 
 def told(now: Scaling) -> dict[str, Any]:
@@ -175,7 +209,9 @@ def _view(done: Scaled) -> RenderableType:
         return "; ".join(parts)
 
     now = done.after or done.before
-    return fields({"table": done.table} | {name: line(one) for name, one in now.items()})
+    shown = {"table": done.table} | {name: line(one) for name, one in now.items()}
+    costs_now = {"costs": done.cost} if done.cost and (done.done or not done.steps) else {}
+    return fields(shown | costs_now)
 
 
 def _warm(context: Context, now: Scaling, given: Mapping[str, str | None]) -> list[Step]:

@@ -56,6 +56,9 @@ class Prices:
     write_million: Price
     """DynamoDB on demand, write request units."""
     read_million: Price
+    write_unit_hour: Price
+    """DynamoDB provisioned: a unit a second, for an hour."""
+    read_unit_hour: Price
     table_gb_month: Price
     backup_gb_month: Price
     """Point-in-time recovery."""
@@ -164,6 +167,18 @@ _US_EAST_1: Final[Mapping[str, tuple[float | Range, str, str, str]]] = MappingPr
             "2025-07-21",
         ),
         "read_million": (0.125, "million read units", "as write_million", "2025-07-21"),
+        "write_unit_hour": (
+            0.00065,
+            "write unit and hour",
+            "AWS's price page of DynamoDB: provisioned, us-east-1",
+            PAGES,
+        ),
+        "read_unit_hour": (
+            0.00013,
+            "read unit and hour",
+            "AWS's price page of DynamoDB: provisioned, us-east-1",
+            PAGES,
+        ),
         "table_gb_month": (
             0.25,
             "GB and month",

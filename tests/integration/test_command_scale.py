@@ -56,11 +56,14 @@ def targets(clients: Clients, name: str) -> dict[str, tuple[int, int]]:
 
 def test_a_table_goes_through_all_ways_of_scaling_and_back(cloud_clients: Clients, table: str) -> None:
     at = ("--table", table)
-    assert reads(*at)["before"] == {"kind": "on-demand"} | reads(*at)["before"]
+    assert reads(*at)["before"]["kind"] == "on-demand"
+    assert "$0.62 a million write units" in types(*at).stdout
     # When it is provisioned, then table and index have the units; the index what it was given for itself
     words = ("provisioned", "--writes", "400", "--reads", "200", "--index-writes", "800", *at, "--yes")
     done = reads(*words)
     assert done["after"]["table writes"] == {"units": 400} | done["after"]["table writes"]
+    # 1,200 write units of 0.00065 and 400 read units of 0.00013 dollars an hour
+    assert done["cost"] == "$0.83 an hour, $610 a month, used or not"
     told = cloud_clients.client("dynamodb").describe_table(TableName=table)["Table"]
     assert told["BillingModeSummary"]["BillingMode"] == "PROVISIONED"
     assert told["ProvisionedThroughput"]["WriteCapacityUnits"] == 400
