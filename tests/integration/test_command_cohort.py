@@ -74,6 +74,13 @@ def test_a_cohort_is_planned_without_a_change_then_called_and_its_state_is_shown
     assert "in all $" in told.stdout
     assert "machines, Spot" in told.stdout
     assert "gather: " not in told.stdout
+    # When it is run where nobody can be asked, then it shows that, says what to give, and makes nothing
+    asked = user.types("run", "workflow.yaml", "--sheet", "sheet.txt")
+    assert (asked.returncode, asked.stdout) == (5, "")
+    assert "machines, Spot" in asked.stderr
+    assert "Run call, gather, joint, concat" in asked.stderr
+    assert "With --yes it is done without being asked" in asked.stderr
+    assert user.place.clients.client("dynamodb").list_tables()["TableNames"].count(user.place.name) == 0
     # When the call alone is run
     done = user.types("run", "workflow.yaml", "--sheet", "sheet.txt", "--to", "call", "--yes")
     assert done.returncode == 0, done.stderr
