@@ -159,6 +159,7 @@ def play(cloud: LocalCloud, folder: Path, patch: pytest.MonkeyPatch) -> Played:
     for words in (
         ["status"],
         ["plan", "--sheet", "sheet.txt"],
+        ["plan", "--sheet", "sheet.txt", "--look"],
         ["explain"],
         ["explain", "bad"],
         ["items", "jobs"],
