@@ -276,10 +276,15 @@ def _losses_view(told: LossesView) -> RenderableType:
     if len(rows) > 1:
         rows.append(["all", f"{lost.attempts:,}", f"{lost.items:,}", span(lost.lost_seconds)])
     columns = ["cause", "attempts cut short", "items", "time lost"]
-    return Group(
+    parts: list[Any] = [
         f"run {told.run_id}: interruptions, which are no failures; nests that were done stay done",
         table(columns, rows, right=columns[1:]),
-    )
+    ]
+    if len(lost.queues) > 1:
+        by_queue = [[each.queue or "not told", f"{each.attempts:,}", span(each.lost_seconds)] for each in lost.queues]
+        columns = ["queue", "attempts cut short", "time lost"]
+        parts.append(table(columns, by_queue, right=columns[1:]))
+    return Group(*parts)
 
 
 @command(example=("pyanamo runs drain", "pyanamo runs drain 3f2c --finish --reason 'new reference'"))

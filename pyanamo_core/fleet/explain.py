@@ -97,11 +97,15 @@ def _about_run(seen: Observation) -> list[Finding]:
         found.append(Finding("table", "it holds no items", advice, "nothing_imported"))
     elif counts.open == 0:
         found.append(Finding("table", "nothing is left to do", code="nothing_left"))
-    elif seen.claimable == 0 and counts.locked == 0:
+    elif seen.claimable == 0 and counts.locked == 0 and not counts.todo:
         fact = f"{counts.waiting} items wait for their next try, none is due within 5 minutes"
         found.append(Finding("table", fact, code="all_wait"))
+    if seen.marked and seen.obstacle and run.ended is None:
+        fact = f"{number_of(seen.marked, 'item')} for on-demand pilots only; {seen.obstacle}"
+        advice = "Or let any pilot have them: pyanamo items cancel NAME, then pyanamo items retry NAME --anywhere"
+        found.append(Finding("table", fact, advice, "on_demand_only"))
     live = sum(job.live for job in seen.jobs) + (len(seen.pilots.fresh) if seen.pilots else 0)
-    if seen.now and run.watcher_lease_end < seen.now and seen.claimable and not live:
+    if seen.now and run.watcher_lease_end < seen.now and (seen.claimable or seen.marked) and not live:
         advice = f"Let it go on with: pyanamo watch {run.run_id}"
         found.append(Finding(name, "nobody watches it, so that no pilots come", advice, "unwatched"))
     for submission in run.submissions:

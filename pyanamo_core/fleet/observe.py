@@ -12,6 +12,7 @@ from typing import Final
 
 from pyanamo_core.clock import SystemClock
 from pyanamo_core.errors import DefinitionMissing, QueueMissing
+from pyanamo_core.fleet import on_demand
 from pyanamo_core.fleet.batch import Batch
 from pyanamo_core.fleet.jobs import Definition, Environment, Job, Queue
 from pyanamo_core.fleet.plan import DUE_SOON_SECONDS, Pilots, fresh_seconds, sort_pilots
@@ -55,6 +56,9 @@ class Observation:
     now: float = 0.0
     stranded: tuple[Item, ...] = ()
     """Locked items whose pilots are silent."""
+    marked: int = 0
+    """Items for on-demand pilots only that could be claimed, and why no such pilot comes ("": nothing keeps it)."""
+    obstacle: str = ""
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -135,7 +139,8 @@ def observe(batch: Batch, ledger: Ledger, run: Run, workflow: Workflow, *, clock
     silent = {record.pilot_id for record in pilots.silent}
     locked = islice(ledger.items(State.LOCKED), LOCKED_MAX) if silent and counts.locked else ()
     stranded = sorted((item for item in locked if item.owner in silent), key=lambda item: item.item_id)
-    return replace(seen, stranded=tuple(stranded))
+    marked, obstacle = on_demand.wanted(batch, ledger, workflow) if counts.todo and not run.only else (0, "")
+    return replace(seen, stranded=tuple(stranded), marked=marked, obstacle=obstacle)
 
 
 def counted(ledger: Ledger, run: Run, clock: Clock) -> tuple[Counts, int]:

@@ -155,6 +155,19 @@ def ceiling_of(clients: Clients, workflow: Workflow) -> tuple[int, str]:
     return room_of(Batch(clients), workflow.on_demand_queue, workflow.job_definition)
 
 
+def wanted(batch: Batch, ledger: Ledger, workflow: Workflow) -> tuple[int, str]:
+    """Claimable items for on-demand pilots only, and why no such pilot comes for them ("": nothing keeps it)."""
+    marked = ledger.claimable(within_seconds=DUE_SOON_SECONDS, on_demand=True)
+    if not marked:
+        return 0, ""
+    if not workflow.on_demand_queue:
+        return marked, "the workflow names no on_demand_queue"
+    try:
+        return marked, room_of(batch, workflow.on_demand_queue, workflow.job_definition)[1]
+    except PyAnamoError as error:
+        return marked, str(error)
+
+
 def room_of(batch: Batch, name: str, definition_name: str) -> tuple[int, str]:
     """The same for a queue and a job definition by their names."""
     queue = batch.queue(name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
@@ -28,6 +29,8 @@ REPEAT_SECONDS: Final = 60.0
 ROWS_PER_SECOND: Final = 200
 SUSPECTS_MAX: Final = 100
 """Silent pilots that one poll asks Batch about (one call)."""
+HOLE_ENDS: Final = 5
+"""So many pilots that ended on one host without a claim make it a suspect."""
 EXAMINED_MAX: Final = 3
 """Arrays whose failed children one poll looks at (up to six calls each)."""
 
@@ -60,6 +63,8 @@ class Sight:
         self._known_children: set[str] = set()
         self._ended_attempts: set[tuple[str, int]] = set()
         self._fruitless: dict[str, plan.Fruitless] = {}
+        self._swallowed: Counter[str] = Counter()
+        """Pilots that ever ended without a claim, by host; progress elsewhere does not clear it."""
         self._judged: set[str] = set()
         """Pilots whose end has been judged: once."""
         self._pilots_seen: float | None = None
@@ -67,6 +72,25 @@ class Sight:
         self._gone: dict[str, Gone] = {}
         self._settled_pilots: set[str] = set()
         self._asked_pilots: dict[str, float] = {}
+
+    @property
+    def fruitless_ever(self) -> int:
+        """Pilots that ended without a claim, since this watch began."""
+        return self._swallowed.total()
+
+    def hole(self) -> str:
+        """The host on which most pilots ended without a claim, and how to keep further ones off it; "" if none is suspect."""
+        host, count = max(self._swallowed.items(), key=lambda pair: pair[1], default=("", 0))
+        if not host or count < HOLE_ENDS:
+            return ""
+        said = f"{count} pilots ended on host {host.rpartition('/')[2]} without a claim"
+        if ":container-instance/" not in host:
+            return said
+        cluster = host.partition(":container-instance/")[2].partition("/")[0]
+        return (
+            f"{said}; keep others off it with: aws ecs update-container-instances-state --status DRAINING"
+            f" --cluster {cluster} --container-instances {host}"
+        )
 
     @property
     def fruitless(self) -> list[plan.Fruitless]:
@@ -159,6 +183,7 @@ class Sight:
                 line = self._batch.last_log_line(child) if len(self._fruitless) < plan.FRUITLESS_HOSTS else ""
                 reason = ends.end_of(child)[0] + (f" — {line}" if line else "")
                 self._fruitless[child.job_id] = plan.Fruitless(host, reason)
+                self._swallowed[host] += 1
 
     # ------------------------------------------------------------------------------------------ pilots
 
@@ -181,6 +206,7 @@ class Sight:
             self._judged |= {record.pilot_id, key}
             if plan.is_fruitless(record):
                 self._fruitless[key] = plan.Fruitless(record.host, record.leaving or f"exit code {record.exit_code}")
+                self._swallowed[record.host] += 1
 
     def mark_progress(self, counts: Counts) -> bool:
         """Claims and finished items since the last look say that the set-up works: earlier fruitless ends are forgotten."""

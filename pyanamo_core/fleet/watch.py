@@ -102,6 +102,9 @@ class Watch:
         self._rounds = 0
         self._refusals = 0
         self._busy_rounds = 0
+        self._hole_rounds = 0
+        self._hole_mark = (0, 0)
+        """Fruitless ends before the last top-up, and its pilots."""
         self._batch_seen = False
         self._silent_since: float | None = None
         self._ask_batch_at = -math.inf
@@ -276,6 +279,8 @@ class Watch:
             self._note_silence(now)
             return run, False
         self._batch_seen, self._silences, self._silent_since = True, 0, None
+        if hole := self._sight.hole():
+            self._notes.append(hole)
         for name in self._sight.doubted.values():
             self._notes.append(f"DescribeJobs does not know job {name}, ListJobs does: it counts as last seen")
         return run, True
@@ -411,15 +416,19 @@ class Watch:
         now = self._clock.monotonic()
         rounds = self._rounds + 1 if live == 0 and self._top_up_mark == self._sight.progress_mark else 0
         if self._top_up_at is not None:
-            wait = self._top_up_at + plan.backed_off(self._poll_seconds, max(rounds, self._busy_rounds)) - now
+            hole = self._hole_round()
+            wait = self._top_up_at + plan.backed_off(self._poll_seconds, max(rounds, hole, self._busy_rounds)) - now
             if wait > 0:
-                why = "Batch was too busy" if self._busy_rounds > rounds else "the last pilots ended without a claim"
+                busy = self._busy_rounds > max(rounds, hole)
+                why = "Batch was too busy" if busy else "the last pilots ended without a claim"
                 self._notes.append(f"{why}; new ones in {wait:.0f} s")
                 return run
         held = self._ledger.take_watch(self._run_id, self._watcher, self._patience.submit_lease_seconds)
         if held is None or held.watcher_fence != run.watcher_fence:
             return run
         self._rounds = rounds if self._top_up_at is not None else 0
+        self._hole_rounds = self._hole_round()
+        self._hole_mark = self._sight.fruitless_ever, split.spot + split.on_demand
         self._top_up_at, self._top_up_mark = now, self._sight.progress_mark
         log.info(
             "run %s: %d items claimable, %d more on demand only, %d pilots live: submitting %d, and %d on demand",
@@ -439,6 +448,12 @@ class Watch:
                 raise
             return refused(self._ledger.run(self._run_id), error)
         return run
+
+    def _hole_round(self) -> int:
+        """How many top-ups in a row have mostly ended without a claim: a host swallows them, though others work."""
+        before, pilots = self._hole_mark
+        ended = self._sight.fruitless_ever - before
+        return self._hole_rounds + 1 if pilots and ended >= min(50, max(1, pilots / 2)) else 0
 
     def _add_on_demand(self, run: Run, pilots: int) -> Run:
         """Submit to the on-demand queue. If that is refused, the run goes on with Spot alone."""

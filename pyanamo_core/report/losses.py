@@ -27,6 +27,15 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class QueueLoss:
+    """Interruptions of pilots of one Batch queue; "" where nobody told."""
+
+    queue: str
+    attempts: int
+    lost_seconds: float
+
+
+@dataclass(frozen=True)
 class Losses:
     """What interruptions cost (seconds of items)."""
 
@@ -36,6 +45,8 @@ class Losses:
     items: int = 0
     lost_seconds: float = 0.0
     by_item: dict[str, float] = field(default_factory=dict[str, float])
+    queues: tuple[QueueLoss, ...] = ()
+    """By the pilots' queue (Spot, on demand), the costliest first."""
 
 
 class Losing:
@@ -51,6 +62,7 @@ class Losing:
         self._seconds: dict[str, float] = defaultdict(float)
         self._items: dict[str, set[str]] = defaultdict(set)
         self._by_item: dict[str, float] = defaultdict(float)
+        self._by_queue: dict[str, list[float]] = defaultdict(list)
 
     def passing(self, items: Iterable[Item]) -> Iterator[Item]:
         """The same items; of those that were claimed and not done at once, attempts and nests are read (two queries)."""
@@ -75,6 +87,8 @@ class Losing:
             self._seconds[cause] += lost
             self._items[cause].add(item.item_id)
             self._by_item[item.item_id] += lost
+            # A queue is named by its name or its ARN.
+            self._by_queue[attempt.job_queue.rpartition("/")[2]].append(lost)
 
     @property
     def losses(self) -> Losses:
@@ -89,6 +103,10 @@ class Losing:
             items=len(self._by_item),
             lost_seconds=round(sum(self._seconds.values()), 3),
             by_item={item_id: round(seconds, 3) for item_id, seconds in self._by_item.items()},
+            queues=tuple(
+                QueueLoss(queue, len(lost), round(sum(lost), 3))
+                for queue, lost in sorted(self._by_queue.items(), key=lambda pair: (-sum(pair[1]), pair[0]))
+            ),
         )
 
 

@@ -97,6 +97,7 @@ class LocalBatch:
         clients: Any = lambda region: self  # noqa: E731
         self.engine = Engine(home, "http://127.0.0.1:1", clients, runner=runner, now=clock.now)
         self._api = BatchApi(self.engine, clients)
+        self._api.refresh(REGION)
 
     # ------------------------------------------------------------------ what tests do
 

@@ -13,6 +13,8 @@ from fleet_support import Scene
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyanamo_core.fleet.batch import Batch
+from pyanamo_core.fleet.explain import findings, observe
 from pyanamo_core.fleet.on_demand import Side, Split, is_end_game, split_top_up
 from pyanamo_core.model import Counts, Limits, State
 
@@ -289,3 +291,25 @@ def test_a_run_whose_last_items_are_for_on_demand_pilots_that_no_queue_is_named_
     assert outcome is not None
     assert outcome.outcome == "stopped"
     assert outcome.reason == "1 items are for on-demand pilots only, and the workflow names no on_demand_queue"
+
+
+def test_explain_says_why_items_for_on_demand_pilots_are_left(tmp_path: Path):
+    # Given a run of which only such an item is left
+    for more, words in (
+        ({"on_demand_queue": ""}, "the workflow names no on_demand_queue"),
+        ({}, "has a ceiling of 0 vCPUs, a pilot needs 1: pyanamo deploy --set OnDemandVcpus=1 raises it"),
+    ):
+        scene = Scene(
+            1,
+            clients=lambda clock: LocalBatch(tmp_path, clock, {"queue": 4, "calm": 0}),
+            **({"on_demand_queue": "calm"} | more),
+        )
+        scene.ledger.retry(scene.ledger.cancel(scene.ledger.item("i0")), on_demand=True)
+        # When it is asked why
+        found = findings(observe(Batch(scene.clients), scene.ledger, scene.run, scene.workflow, clock=scene.clock))
+        # Then that is said, with what to do, and not that items wait for their next try
+        (told,) = [one for one in found if one.code == "on_demand_only"]
+        assert told.fact.startswith("1 item for on-demand pilots only; ")
+        assert words in told.fact
+        assert "--anywhere" in told.advice
+        assert not any(one.code == "all_wait" for one in found)

@@ -47,7 +47,8 @@ def test_losses_are_told_by_cause_and_failures_are_none():
     def claimed(name: str) -> Claim:
         claim = ledger.claim(name, "p", run_id="r")
         assert claim is not None
-        told = {"item_id": name, "fence": claim.fence, "run_id": "r"}
+        queue = "arn:aws:batch:us-east-1:1:job-queue/calm" if name == "drained" else "queue"
+        told = {"item_id": name, "fence": claim.fence, "run_id": "r", "job_queue": queue}
         ledger.put_attempt(Attempt(**told, started=clock.now()))
         return claim
 
@@ -81,5 +82,9 @@ def test_losses_are_told_by_cause_and_failures_are_none():
     ]
     assert (told.attempts, told.items, told.lost_seconds) == (2, 2, 40.0)
     assert told.by_item == {"spot": 30.0, "drained": 10.0}
+    assert [(one.queue, one.attempts, one.lost_seconds) for one in told.queues] == [
+        ("queue", 1, 30.0),
+        ("calm", 1, 10.0),
+    ]
     # And another run nothing
     assert losses(ledger, "other").attempts == 0
