@@ -89,7 +89,7 @@ def up(
 
 def make_compute(cloud: LocalCloud, workflow: Workflow) -> dict[str, object]:
     """Make what a workflow file names: queue, job definition, buckets. What exists is left as it is."""
-    from pyanamo_core.local.provision import CONTAINED, ensure_compute
+    from pyanamo_core.local.provision import CONTAINED, ensure_compute, ensure_queue
 
     uris = [uri for uri in (workflow.buckets.results, workflow.buckets.logs) if uri]
     buckets = tuple(dict.fromkeys(uri.removeprefix("s3://").partition("/")[0] for uri in uris))
@@ -103,6 +103,8 @@ def make_compute(cloud: LocalCloud, workflow: Workflow) -> dict[str, object]:
         image=workflow.image or "pyanamo",
         **({"command": (), "container": CONTAINED} if cloud.docker else {}),
     )
+    if workflow.on_demand_queue:
+        ensure_queue(cloud.clients(), workflow.on_demand_queue)
     return {"queue": workflow.queue, "job_definition": workflow.job_definition, "buckets": buckets}
 
 

@@ -48,6 +48,18 @@ class MadeCompute:
         return f"{self.job_definition}:{self.revision}"
 
 
+def ensure_queue(clients: Clients, queue: str, *, max_vcpus: int = 16) -> None:
+    """Make a queue with an environment of its own where they are missing, e.g. a workflow's on-demand queue.
+
+    Raises:
+        PyAnamoError: as `pyanamo_core.aws.explain` says.
+    """
+    with explained("batch", "making the compute environment"):
+        name = f"{queue}-environment"
+        _ensure_environment(clients, name, max_vcpus)
+        _ensure_queue(clients, queue, name)
+
+
 def ensure_compute(
     clients: Clients,
     queue: str,

@@ -23,6 +23,7 @@ TRIED_SECONDS: Final = 10.0
 TRIED: Final = 200
 OVERDUE_RESTS: Final = 2.0
 """After so many rests a page looks first for what is overdue, in one shard: at most two queries in 20 s and pilot."""
+FAR_SECONDS: Final = 1e9
 _ORDER: Final = (State.TODO, State.WAITING, State.LOCKED)
 
 
@@ -123,7 +124,11 @@ class Candidates:
 
     def open(self) -> int:
         """Items of the table that are not finished."""
-        return self._ledger.counts().open
+        found = self._ledger.counts().open
+        if not found or True in self._sides:
+            return found
+        # Nobody stays for what is not for him: nothing but an on-demand pilot will ever take it.
+        return max(0, found - self._ledger.claimable(within_seconds=FAR_SECONDS, on_demand=True))
 
     def tried(self, item_id: str) -> None:
         """This one was tried: leave it to others for a while."""

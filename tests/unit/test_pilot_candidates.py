@@ -217,3 +217,17 @@ def test_who_keeps_its_machine(batch_job: str, queue: str, lifecycle: str, keeps
     told = keeps_its_machine(batch_job=batch_job, queue=queue, on_demand_queue="X_OnDemandQueue", lifecycle=lifecycle)
     assert told is keeps
     assert not keeps_its_machine(batch_job="job", queue="", on_demand_queue="", lifecycle="")
+
+
+def test_a_spot_pilot_does_not_stay_for_items_that_only_on_demand_pilots_may_take() -> None:
+    # Given nothing open but an item for on-demand pilots only
+    ledger, clock, spot = bench(1)
+    ledger.retry(ledger.cancel(ledger.item("i0")), on_demand=True)
+    calm = Candidates(ledger, RULES.shards, clock, random.Random(2), rest_seconds=30, on_demand=True)
+    # Then for a Spot pilot nothing is open, for an on-demand one it is
+    assert (spot.open(), calm.open()) == (0, 1)
+    # And the same while it waits for its next try
+    claim = ledger.claim("i0", "p", on_demand=True)
+    assert claim is not None
+    ledger.wait(claim, Cause.TASK_ERROR, "", delay_seconds=3000)
+    assert (spot.open(), calm.open()) == (0, 1)
