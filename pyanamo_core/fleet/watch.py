@@ -236,6 +236,7 @@ class Watch:
         counts = self._tally.counts()
         if self._sight.mark_progress(counts):
             self._rounds = 0
+        run = self._keep_to_dollars(run, counts)
         if not heard:
             self._rate.see(self._clock.monotonic(), counts.done + counts.failed)
             self._tell(run, counts)
@@ -475,6 +476,13 @@ class Watch:
     def _spending(self, run: Run) -> Spending | None:
         return spending(run, self._sight.pilots, vcpus=self._workflow.vcpus, now=self._clock.now())
 
+    def _keep_to_dollars(self, run: Run, counts: Counts) -> Run:
+        """When what was spent has reached the limit, pilots hand back: whether or not anything is left to begin."""
+        if run.mode is Mode.CANCEL or run.hand_back or not counts.open:
+            return run
+        reason = hand_back_for_dollars(run, self._spending(run))
+        return self._halt(reason, hand_back=True) if reason else run
+
     def _halt(self, reason: str, *, hand_back: bool = False) -> Run:
         """Stop the run: its pilots finish what they hold (or hand it back at once), no new ones come."""
         log.error("run %s stops: %s", self._run_id, reason)
@@ -510,8 +518,6 @@ class Watch:
         self._notes.append(f"the run drains: pilots {what} what they hold" + (f" ({run.reason})" if run.reason else ""))
         if counts.open == 0:
             return self._end_game(run, self._sight.live(run))
-        if not run.hand_back and (reason := hand_back_for_dollars(run, self._spending(run))):
-            self._halt(reason, hand_back=True)
         self._ender.cancel_waiting(run, "the run drains")
         return self._sight.live(run) == 0
 

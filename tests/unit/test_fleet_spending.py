@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from fleet_support import Scene
 
 from pyanamo_core import driver
@@ -12,7 +13,7 @@ from pyanamo_core.errors import RunConflict
 from pyanamo_core.fleet import plan
 from pyanamo_core.fleet.spending import Spending, hand_back_for_dollars, spending, stop_for_dollars, told
 from pyanamo_core.ledger.run_rows import read_run, run_row
-from pyanamo_core.model import Cause, Definition, Mode, PilotRecord, Run, VcpuHour
+from pyanamo_core.model import Cause, Claim, Definition, Mode, PilotRecord, Run, VcpuHour
 
 PRICES = VcpuHour(spot=(0.01, 0.03), on_demand=(0.05, 0.06))
 HOUR = 3600.0
@@ -103,6 +104,13 @@ def dear_scene(items: int, dollars: float, pilots: int = 2) -> Scene:
     return scene
 
 
+def beat(scene: Scene, claim: Claim, pilot: str) -> Claim:
+    """A pilot keeps its item."""
+    beaten = scene.ledger.beat(claim, progressed=True, nests_done=0, nests_failed=0)
+    scene.pilot(pilot)
+    return claim.model_copy(update={"deadline": beaten.deadline})
+
+
 def test_a_run_ends_as_stopped_when_spent_and_committed_reach_the_limit() -> None:
     # Given two pilots of which each holds an item, and more items than half a dollar pays
     scene = dear_scene(6, 0.5)
@@ -154,16 +162,39 @@ def test_where_nothing_is_left_to_begin_a_limit_changes_nothing() -> None:
     scene = dear_scene(1, 0.5, pilots=1)
     watch = scene.watch()
     scene.polls(watch, 2)
-    scene.claim("i0", "p1")
+    claim = scene.claim("i0", "p1")
     scene.clock.move(150)
     scene.pilot("p1", started=scene.clock.now() - 260, claims=1, holding=("i0",), lifecycle="spot")
+    claim = beat(scene, claim, "p1")
     scene.polls(watch, 3)
     # Then the run goes on, so that it can end as completed
     assert scene.run.mode is Mode.RUN
-    # But not beyond the limit
-    scene.clock.move(300)
-    scene.pilot("p1")
-    scene.polls(watch, 8)
+    # But not beyond the limit, though the pilot beats and its item cannot be claimed
+    for _ in range(30):
+        scene.polls(watch)
+        claim = beat(scene, claim, "p1")
+    assert (scene.run.mode, scene.run.hand_back) == (Mode.DRAIN, True)
+    assert scene.run.reason.startswith("stopped: max_dollars $0.50: spent")
+
+
+def test_a_limit_holds_while_batch_is_silent() -> None:
+    # Given a run whose last item is held, and a Batch that answers no more
+    scene = dear_scene(1, 0.5, pilots=1)
+    watch = scene.watch()
+    scene.polls(watch, 2)
+    claim = scene.claim("i0", "p1")
+    scene.pilot("p1", claims=1, holding=("i0",), lifecycle="spot")
+    scene.polls(watch)
+
+    def describe_jobs(**asked: Any) -> Any:
+        raise EndpointConnectionError(endpoint_url="batch")
+
+    scene.batch.describe_jobs = describe_jobs
+    # When its pilot has cost the limit
+    for _ in range(55):
+        scene.polls(watch)
+        claim = beat(scene, claim, "p1")
+    # Then it is told to hand back
     assert (scene.run.mode, scene.run.hand_back) == (Mode.DRAIN, True)
 
 
