@@ -69,11 +69,16 @@ def price_what_is_left(
         on_demand=priced.on_demand,
         sample_time=priced.sample_time,
         region_time=priced.region_time,
-        to_gather=_left("gather", steps, left, waiting, to_call or whole.items),
+        to_gather=_left("gather", steps, left, waiting, left_to_gather(steps.get("gather"), to_call, whole.items)),
         regions=_left("joint", steps, left, waiting, None),
     )
     checks = [*looked.checks, Check("left", f"{to_call:,} of {whole.items:,} samples to call")]
     return Planned(checks, call, told.once, told.a_month, told, list(told.missing))
+
+
+def left_to_gather(gather: Look | None, to_call: int, samples: int) -> int:
+    """Samples whose gather waits for the call: those that are called now, and those called before that nobody gathered."""
+    return max(to_call, samples - (gather.done if gather is not None else 0))
 
 
 def _left(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pyanamo_core.cost.pace import MEGABASE, Leaves, Pace
@@ -193,11 +193,16 @@ class _Estimate:
             )
             return
         losses = self.pace.losses if self.pace.losses is not None else NOTHING if self.on_demand else LOSSES
-        self.worked = self.held * (1 / min(workflow.items, work.items))
-        # The last items leave pilots without work beside those that still have some.
+        at_once = min(workflow.items, work.items)
+        self.worked = self.held * (1 / at_once)
         self.lost = self.worked * losses
-        self.pilot_seconds = self.worked + self.lost + self.idle * self.pilots
         even = (self.worked + self.lost) * (1 / self.pilots)
+        # The last items leave slots of a pilot without work beside those that still have some; at worst each item
+        # takes as long as the longest, in as many rounds as all slots need.
+        last = self.worked.high + self.pilots * (1 - 1 / at_once) * work.longest.high
+        rounds = math.ceil(work.items / (self.pilots * at_once)) * self.pilots * work.longest.high
+        self.worked = Range(self.worked.low, max(self.worked.high, min(last, rounds)))
+        self.pilot_seconds = self.worked + self.lost + self.idle * self.pilots
         longest = work.longest
         clock = Range(max(even.low, longest.low), max(even.high, longest.high, min(even.high + longest.high, 1e12)))
         self.hours = (clock + self.starts.pilot + self.starts.machine) * (1 / 3600)
@@ -327,11 +332,23 @@ class _Estimate:
         inputs: Sequence[InputBucket] = self.workflow.buckets.inputs
         if not inputs:
             return [self._transfer("reads", amount, "role", "", "")]
-        # How much lies in which bucket is not known: each is priced as if all did.
-        return [self._transfer(one.bucket, amount, one.access, one.region, one.endpoint) for one in inputs]
+        told = [self._transfer(one.bucket, amount, one.access, one.region, one.endpoint) for one in inputs]
+        if len(told) == 1:
+            return told
+        # How much lies in which bucket is not known: their sum is between all in the cheapest and all in the dearest.
+        known = [line.dollars for line in told if line.dollars is not None]
+        if not known:
+            return told
+        least = min(one.low for one in known) if len(known) == len(told) else 0.0
+        both = Range(least, max(one.high for one in known))
+        dear = max((line for line in told if line.dollars is not None), key=lambda line: (line.dollars or NOTHING).high)
+        note = "; ".join(f"{line.what.removeprefix(f'{self.what}transfer, ')}: {line.note}" for line in told)
+        what = f"{self.what}transfer, {len(told)} buckets"
+        return [replace(dear, what=what, dollars=both, note=f"as if all lay in one of them; {note}")]
 
     def _transfer(self, bucket: str, amount: Range, access: str, region: str, endpoint: str) -> Line:
-        price, here = self.prices.transfer_gb, self.prices.region
+        # S3 bills by the region that the data leave.
+        price, here = self.prices.transfer_from(region), self.prices.region
         same, free = region == here, Price(NOTHING, "GB", "", "")
         where = f"transfer, {bucket}"
         if endpoint:

@@ -68,7 +68,7 @@ class Prices:
     get_million: Price
     """GET, HEAD and all others but DELETE, which is free."""
     transfer_gb: Price
-    """From a bucket of another region; its owner pays, or who asked where the requester pays."""
+    """From a bucket of this region to another; its owner pays, or who asked where the requester pays. See `transfer_from`."""
     internet_gb: Price
     log_gb: Price
     """CloudWatch Logs, taken in."""
@@ -103,6 +103,12 @@ class Prices:
             return found
         source = f"{found.source}; {self.spot_share.source}"
         return replace(found, dollars=found.dollars * self.spot_share.dollars, source=source)
+
+    def transfer_from(self, region: str) -> Price:
+        """Dollars of a GB that leaves a bucket of a region ("": not known which) for this one; the user's own before all."""
+        if "transfer_gb" in self.own:
+            return self.transfer_gb
+        return built_in(region).transfer_gb if region else replace(self.transfer_gb, dollars=_FROM_ANYWHERE)
 
     def named(self) -> dict[str, Price]:
         """Every price by its name, in order."""
@@ -202,6 +208,8 @@ _US_EAST_1: Final[Mapping[str, tuple[float | Range, str, str, str]]] = MappingPr
         "secret_month": (0.40, "month", "AWS's price page of Secrets Manager", PAGES),
     }
 )
+_FROM_ELSEWHERE: Final = Range(0.02, 0.16)
+_FROM_ANYWHERE: Final = Range(0.01, 0.16)
 _SERVICES: Final = tuple(name for name in _US_EAST_1 if name not in ("spot_share", "address_hour", "transfer_gb"))
 
 NAMES: Final = ("spot_vcpu_hour", "on_demand_vcpu_hour", *_US_EAST_1)
@@ -228,7 +236,7 @@ def built_in(region: str = "us-east-1") -> Prices:
         if not same and name in _SERVICES:
             amount, source = amount * services, f"{source}; {region} taken as {services} times that"
         elif not same and name == "transfer_gb":
-            amount, source = Range(0.02, 0.16), f"{source}; between other regions 0.02 to 0.16"
+            amount, source = _FROM_ELSEWHERE, f"{source}; from other regions 0.02 to 0.16"
         known[name] = Price(amount, unit, source, date)
     return Prices(region=region, factor=factor, own_instances=MappingProxyType({}), own=frozenset(), **known)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from math import ceil
+from math import ceil, inf
 from typing import Final
 
 from pyanamo_core.cost.pace import CALLER_LEAVES, OTHER_LEAVES, Bases, Leaves, Pace, Seen, locus_of
@@ -112,6 +112,7 @@ class _Measure:
         bases = located = 0
         seconds: Range | None = NOTHING
         longest = NOTHING
+        shortest = inf
         for number in range(definition.nests):
             value = definition.value(number)
             found = self._bases.of(value)
@@ -123,12 +124,10 @@ class _Measure:
                 continue
             seconds += taken
             longest = Range(max(longest.low, taken.low), max(longest.high, taken.high))
-        held = None
-        if seconds is not None:
-            # Slots are filled as they come free: at best evenly, at worst the longest nest comes last.
-            even = seconds * (1 / min(self._at_once, max(1, definition.nests)))
-            held = Range(max(even.low, longest.low), max(even.high, longest.high))
-            held = Range(held.low, max(held.low, min(seconds.high, even.high + longest.high * 0.5)))
+            shortest = min(shortest, taken.low)
+        held = None if seconds is None else NOTHING
+        if seconds is not None and definition.nests:
+            held = _makespan(seconds, Range(shortest, longest.low), longest.high, self._at_once, definition.nests)
         units = cost.import_units(item_id, definition)
         size = sum(rows.size(row) for row in rows.definition_rows(item_id, definition, 0.0))
         inline = cost.definition_units(item_id, definition) == 0
@@ -160,6 +159,23 @@ class _Measure:
             longest=self.longest,
             script=self.script,
         )
+
+
+def _makespan(seconds: Range, least: Range, most: float, at_once: int, nests: int) -> Range:
+    """How long an item of some nests is held: slots are filled as they come free, in whatever order.
+
+    Args:
+        seconds: of all nests.
+        least: of the shortest and of the longest nest, at least.
+        most: of the longest nest, at most.
+    """
+    slots = min(at_once, nests)
+    # One slot has so many nests, at least; and so long it takes if all are as long as the longest.
+    rounds = ceil(nests / slots)
+    low = max(seconds.low / slots, least.high, rounds * least.low)
+    # At worst the longest nest begins when all others are done.
+    high = min(seconds.high / slots + (1 - 1 / slots) * most, rounds * most)
+    return Range(low, max(low, high))
 
 
 def work_of_sheet(sheet: Sheet, pace: Pace, *, at_once: int, bases: Bases | None = None) -> Work:
