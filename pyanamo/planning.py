@@ -61,6 +61,8 @@ class Planned:
     a_month: Range
     cohort: CohortEstimate | None = None
     missing: list[str] = field(default_factory=list[str])
+    beside_sheet: int = 0
+    """Of its items, those that the table has open and the sheet does not name: a run of the sheet does these, too."""
 
 
 # ------------------------------------------------------------------------------------------------- looking
@@ -136,20 +138,19 @@ def look(context: Context, file: Path | None, sheet: Path | None, *, workflow: W
             )
         )
     else:
-        scripts = _scripts_of(context, workflow.table_name)
-        genomic = bool(scripts) and all(one.startswith(CALLER) for one in scripts)
+        genomic = _is_genomic(context, workflow.table_name)
     return Looked(workflow, found, bases, genomic, checks)
 
 
-def _scripts_of(context: Context, table: str) -> list[str]:
-    from pyanamo_core.cost.work import scripts_of_table
+def _is_genomic(context: Context, table: str) -> bool:
+    from pyanamo_core.cost.work import is_genomic
     from pyanamo_core.ledger import open_ledger
 
     try:
         ledger, _, _ = open_ledger(context.clients, table)
     except TableMissing:
-        return []
-    return scripts_of_table(ledger)
+        return False
+    return is_genomic(ledger)
 
 
 def _check_scripts(workflow: Workflow, sheet: Sheet | None, checks: list[Check]) -> Path | None:

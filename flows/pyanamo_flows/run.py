@@ -24,7 +24,7 @@ from pyanamo_core import canary, driver
 from pyanamo_core.aws import Clients
 from pyanamo_core.cost.estimate import estimate
 from pyanamo_core.cost.prices import price_list
-from pyanamo_core.cost.work import work_of_table
+from pyanamo_core.cost.work import is_genomic, work_of_table
 from pyanamo_core.errors import PyAnamoError, RunMissing
 from pyanamo_core.ledger import open_ledger
 from pyanamo_core.model import Run, VcpuHour
@@ -199,7 +199,7 @@ def run_first(
     if outcome.outcome != "completed" or limit is None:
         return First(limit, outcome if outcome.outcome != "completed" else None)
     left = max(0.01, limit - (found.dollars[1] if found.dollars else 0.0))
-    pace = canary.pace(ledger, outcome.run, genomic=True)
+    pace = canary.pace(ledger, outcome.run, genomic=is_genomic(ledger))
     work = work_of_table(ledger, pace, at_once=told.nests)
     needed = estimate(told, work, pace, price_list(clients.region or "", os.environ.get("PYANAMO_PRICES") or None))
     if needed.hours is not None and needed.once.low > left:

@@ -44,31 +44,36 @@ def planned(
     pilots: int | None = None,
     pace: Pace | None = None,
 ) -> Planned:
-    """What a run will take: of what the table has open, and of a sheet that is imported first what is new.
+    """What a run will take: of all that the table has open, and of a sheet that is imported first what is new.
 
     Args:
         pace: how long nests take; None: learnt from the table's done nests, where there are some, else measured defaults
             for HaplotypeCaller.
     """
-    from pyanamo_core.cost.closer import standing
+    from pyanamo_core.cost.closer import settled
     from pyanamo_core.cost.estimate import estimate
-    from pyanamo_core.cost.work import work_of_table
+    from pyanamo_core.cost.work import together, work_of_table
 
     ledger = table_of(context, workflow)
     looked = look(context, None, sheet.path if sheet is not None else None, workflow=workflow)
     if pace is None and ledger is not None:
-        pace = learnt_from(ledger, genomic=looked.genomic or sheet is None)
+        pace = learnt_from(ledger, genomic=looked.genomic)
     if pace is None:
         pace = pace_of(context, looked)
+    beside = 0
     if sheet is not None:
-        if ledger is not None:  # what is done already is not done again
-            looked.done = standing(context.clients, workflow.table_name)[0]
+        if ledger is not None:  # what has ended already is not done again
+            looked.done = settled(ledger)
         work = work_of(context, looked, pace)
+        if ledger is not None:  # pilots claim whatever is open
+            named = frozenset(row.item_id for row in sheet.rows())
+            others = work_of_table(ledger, pace, at_once=workflow.nests, bases=looked.bases, but=named)
+            work, beside = together(work, others), others.items
     else:
         work = work_of_table(ledger or context.ledger, pace, at_once=workflow.nests, bases=looked.bases)
     call = estimate(workflow, work, pace, prices_of(context, prices), pilots=pilots)
     # Which file or table the workflow is of, the user has just typed.
-    return Planned(looked.checks[1:], call, call.once, call.a_month, None, list(call.missing))
+    return Planned(looked.checks[1:], call, call.once, call.a_month, None, list(call.missing), beside)
 
 
 def table_of(context: Context, workflow: Workflow) -> Ledger | None:
@@ -108,12 +113,13 @@ def show(context: Context, told: Planned, *, short: bool) -> None:
 
 
 def in_words(told: Planned) -> str:
-    """A plan in one line: `12 items, 4 pilots, 2–9 h, $1.20–5.90`."""
+    """A plan in one line: `12 items (10 of them open in the table), 4 pilots, 2–9 h, $1.20–5.90`."""
     from pyanamo_core.cost.ranges import dollars
 
     one = told.estimate
     known = f"{hours(one.hours)}, {dollars(told.once)}" if one.hours is not None else f"hours not known{_beside(told)}"
-    return f"{_count(one.items, 'item')}, {_count(one.nests, 'nest')}, {_count(one.pilots, 'pilot')}, {known}"
+    beside = f" ({told.beside_sheet:,} of them open in the table, not in the sheet)" if told.beside_sheet else ""
+    return f"{_count(one.items, 'item')}{beside}, {_count(one.nests, 'nest')}, {_count(one.pilots, 'pilot')}, {known}"
 
 
 def _beside(told: Planned) -> str:
@@ -175,6 +181,7 @@ def as_data(told: Planned) -> dict[str, Any]:
     one = told.estimate
     return {
         "items": one.items,
+        "items_beside_sheet": told.beside_sheet,
         "nests": one.nests,
         "pilots": one.pilots,
         "pace": one.pace,

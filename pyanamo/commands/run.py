@@ -167,6 +167,7 @@ def _first(
         NotConfirmed: nothing was begun. OverDollars: the others would cost more than what is left.
     """
     from pyanamo_core import canary
+    from pyanamo_core.cost.work import is_genomic
 
     agree.show(context, plan, short=yes)
     context.confirm(agree.question(plan, f"Run {count} of these items first", limit), yes=yes)
@@ -181,7 +182,7 @@ def _first(
     context.say(agree.told_measured(measured))
     if outcome.outcome != "completed":
         return told_outcome(outcome, plan, measured)
-    pace = canary.pace(ledger, outcome.run, genomic=plan.estimate.bases > 0)
+    pace = canary.pace(ledger, outcome.run, genomic=is_genomic(ledger))
     corrected = agree.planned(context, workflow, None, prices=prices, pilots=wanted.pilots, pace=pace)
     if not corrected.estimate.items:
         return told_outcome(outcome, corrected, measured)

@@ -16,6 +16,7 @@ from pyanamo_core.cost.prices import FAMILIES, Price, Prices
 from pyanamo_core.cost.ranges import Range
 from pyanamo_core.errors import BadInput, PyAnamoError, TableMissing, WorkflowMissing
 from pyanamo_core.model import Definition, State
+from pyanamo_core.protocols import Ledger
 from pyanamo_core.sheet import Sheet
 from pyanamo_core.staging.fetch import Fetcher, is_remote
 from pyanamo_core.words import number_of
@@ -31,7 +32,7 @@ class ReferenceMissing(BadInput):
 
 @dataclass(frozen=True)
 class Standing:
-    """Items that a table holds as done: their ids, each with the hash of what it did."""
+    """Items that a table holds as done (or ended otherwise): their ids, each with the hash of its definition."""
 
     done: frozenset[tuple[str, str]]
 
@@ -119,6 +120,12 @@ def standing(clients: Clients, table: str) -> tuple[Standing | None, str]:
     except PyAnamoError as error:
         return None, f"table {table} was not looked at: {error}"
     return Standing(frozenset(found)), f"table {table} holds {number_of(len(found), 'done item')}"
+
+
+def settled(ledger: Ledger) -> Standing:
+    """What of a table importing the same again does not begin anew: done, failed and cancelled items."""
+    over = (State.DONE, State.FAILED, State.CANCELLED)
+    return Standing(frozenset((item.item_id, item.definition_hash) for state in over for item in ledger.items(state)))
 
 
 def left_of(sheet: Sheet, done: Standing | None) -> Iterator[tuple[str, Definition]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from math import ceil, inf
@@ -205,16 +205,26 @@ def _of(items: Iterable[tuple[str, Definition]], pace: Pace, at_once: int, bases
 
 
 def work_of_table(
-    ledger: Ledger, pace: Pace, *, at_once: int, bases: Bases | None = None, sample: int = SAMPLED
+    ledger: Ledger,
+    pace: Pace,
+    *,
+    at_once: int,
+    bases: Bases | None = None,
+    sample: int = SAMPLED,
+    but: Container[str] | None = None,
 ) -> Work:
     """What is left to do in a table: the items that are to do, waiting or at work.
 
     Definitions and nests of the first `sample` of them are read, in the random order of the queue; of the others only the
     number is.
+
+    Args:
+        but: ids of items that are left aside (of a sheet, which is looked at by itself); the others are then counted one by one.
     """
     open_items = ledger.counts().open
     measure = _Measure(pace, at_once, bases or Bases())
-    for item in islice(_open(ledger), sample):
+    queue = (item for item in _open(ledger) if but is None or item.item_id not in but)
+    for item in islice(queue, sample):
         definition = ledger.definition(item)
         done = {index for index, nest in ledger.nests(item).items() if nest.status is NestStatus.DONE}
         left = tuple(value for index, value in enumerate(definition.arguments) if index not in done)
@@ -225,6 +235,8 @@ def work_of_table(
     found = measure.work()
     if not found.items:
         return Work()
+    if but is not None:
+        open_items = found.items + sum(1 for _ in queue)
     if open_items <= found.items:
         return scaled(found, found.items)
     return scaled(found, open_items, sampled=found.items)
@@ -240,6 +252,33 @@ def shape_of_table(
     found = measure.work()
     total = ledger.counts().total
     return scaled(found, total, sampled=found.items if total > found.items else 0) if found.items else found
+
+
+def together(one: Work, other: Work) -> Work:
+    """Both, to be done by one run."""
+    if not (one.items and other.items):
+        return one if one.items else other
+
+    def both(first: Range | None, second: Range | None) -> Range | None:
+        return None if first is None or second is None else first + second
+
+    longest = None
+    if one.longest is not None and other.longest is not None:
+        longest = Range(max(one.longest.low, other.longest.low), max(one.longest.high, other.longest.high))
+    return Work(
+        items=one.items + other.items,
+        nests=one.nests + other.nests,
+        bases=one.bases + other.bases,
+        located=one.located + other.located,
+        genomic=one.genomic and other.genomic,
+        import_units=one.import_units + other.import_units,
+        read_units=one.read_units + other.read_units,
+        seconds=both(one.seconds, other.seconds),
+        item_seconds=both(one.item_seconds, other.item_seconds),
+        longest=longest,
+        sampled=(one.sampled or one.items) + (other.sampled or other.items) if one.sampled or other.sampled else 0,
+        script=one.script,
+    )
 
 
 def scaled(work: Work, items: int, *, sampled: int = 0, imported: bool = False) -> Work:
@@ -271,6 +310,12 @@ def scaled(work: Work, items: int, *, sampled: int = 0, imported: bool = False) 
 def _open(ledger: Ledger) -> Iterator[Item]:
     for state in (State.TODO, State.WAITING, State.LOCKED):
         yield from ledger.items(state)
+
+
+def is_genomic(ledger: Ledger) -> bool:
+    """Are the scripts of a table's first items HaplotypeCaller's, all of them?"""
+    scripts = scripts_of_table(ledger)
+    return bool(scripts) and all(one.startswith(CALLER) for one in scripts)
 
 
 def scripts_of_table(ledger: Ledger, *, sample: int = 20) -> list[str]:

@@ -94,6 +94,10 @@ def test_without_a_terminal_it_says_what_to_give_and_begins_nothing(someone: Som
     refused = someone.types("run", "--json", code=5)
     assert json.loads(refused.stderr)["kind"] == "NotConfirmed"
     assert refused.stdout == ""
+    # And with a sheet it says what the run does beside that
+    (someone.folder / "more.txt").write_text("itemID|TaskID|TaskScript|TaskArgs\nn1|t|sleep|1\nn2|t|sleep|1\n")
+    told = someone.types("run", "workflow.yaml", "--sheet", "more.txt", code=5)
+    assert "Run: 10 items (8 of them open in the table, not in the sheet), 18 nests" in told.stderr
     assert someone.ledger.runs() == []
 
 
