@@ -39,7 +39,7 @@ class Measured:
     Attributes:
         items: its items; `done` and `failed` of them.
         nests: that were done, in `nest_seconds` each on average, `shortest` to `longest`.
-        pilots: that worked; `vcpu_hours` of them from their starts to their ends.
+        pilots: that worked; `vcpu_hours` of them from their starts to their ends, or last beats.
         dollars: of these, least and most; None: the run's row holds no prices.
     """
 
@@ -139,8 +139,13 @@ def measured(ledger: Ledger, run: Run, workflow: Workflow) -> Measured:
         if nest.status is NestStatus.DONE and nest.run_id == run.run_id
     ]
     pilots = ledger.pilots(run.run_id)
-    ended = Pilots(ended=tuple(record for record in pilots if record.ended is not None))
-    spent = spending(run, ended, vcpus=workflow.vcpus, now=run.ended or run.started)
+    now = run.ended or run.started
+    # Those that said no farewell (Spot took them) were paid for, too: at least up to their last beat.
+    seen = Pilots(
+        ended=tuple(record for record in pilots if record.ended is not None),
+        silent=tuple(record for record in pilots if record.ended is None),
+    )
+    spent = spending(run, seen, vcpus=workflow.vcpus, now=now, on_demand_queue=workflow.on_demand_queue)
     return Measured(
         run_id=run.run_id,
         items=run.only,
@@ -151,7 +156,7 @@ def measured(ledger: Ledger, run: Run, workflow: Workflow) -> Measured:
         shortest=min(seconds, default=0.0),
         longest=max(seconds, default=0.0),
         pilots=len(pilots),
-        vcpu_hours=sum(pilot_seconds(ended, run.ended or run.started)) * workflow.vcpus / 3600,
+        vcpu_hours=pilot_seconds(seen, now) * workflow.vcpus / 3600,
         dollars=(spent.low, spent.high) if spent is not None else None,
     )
 

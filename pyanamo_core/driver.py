@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 
 from pyanamo_core.aws import Clients, code_of, explain, is_aws_error
 from pyanamo_core.clock import SystemClock
-from pyanamo_core.cost.prices import Prices, price_list
+from pyanamo_core.cost.estimate import SCRATCH_GB
+from pyanamo_core.cost.prices import HOURS_A_MONTH, Prices, price_list
 from pyanamo_core.errors import (
     AccessDenied,
     AwsMissing,
@@ -208,9 +209,21 @@ def begin(
 
 
 def vcpu_hour_of(prices: Prices) -> VcpuHour:
-    """What a run's row needs of a list of prices."""
+    """What a run's row needs of a list of prices.
+
+    Spot costs as much as on demand at most; less only where the user's own prices say what Spot costs.
+    """
     spot, on_demand = prices.spot_vcpu_hour.dollars, prices.on_demand_vcpu_hour.dollars
-    return VcpuHour(spot=(spot.low, spot.high), on_demand=(on_demand.low, on_demand.high))
+    most = max(on_demand.high, *prices.own_instances.values(), spot.high)
+    own = prices.own & {"spot_vcpu_hour", "spot_share", "on_demand_vcpu_hour"}
+    factor = (0.0, 0.0) if own or prices.own_instances else (prices.factor.low, prices.factor.high)
+    an_hour = prices.scratch_gb_month.dollars * (SCRATCH_GB / HOURS_A_MONTH) + prices.address_hour.dollars
+    return VcpuHour(
+        spot=(spot.low, spot.high if own & {"spot_vcpu_hour", "spot_share"} else most),
+        on_demand=(on_demand.low, most if prices.own_instances else on_demand.high),
+        factor=factor,
+        machine=(round(an_hour.low, 6), round(an_hour.high, 6)),
+    )
 
 
 def _standing(ledger: Ledger, run_id: str) -> Run | None:

@@ -402,6 +402,10 @@ class VcpuHour(Value):
 
     spot: tuple[float, float]
     on_demand: tuple[float, float]
+    factor: tuple[float, float] = (0.0, 0.0)
+    """What the region asks for an instance type, of the built-in list's price; 0: the prices above hold for all types."""
+    machine: tuple[float, float] = (0.0, 0.0)
+    """Of a machine for an hour, beside its vCPUs: volume and address."""
 
 
 class Run(Value):

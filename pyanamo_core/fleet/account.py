@@ -137,7 +137,8 @@ def _bounds(seen: Observation, workflow: Workflow) -> list[str]:
     run, facts = seen.run, list[str]()
     if run.only:
         facts.append(f"It is a canary and works on {number_of(len(run.only), 'item')} only: {listed(list(run.only))}.")
-    spent = spending(run, seen.pilots or Pilots(), vcpus=workflow.vcpus, now=seen.now)
+    pilots, queue = seen.pilots or Pilots(), workflow.on_demand_queue
+    spent = spending(run, pilots, vcpus=workflow.vcpus, now=seen.now, on_demand_queue=queue)
     if run.max_dollars is not None and spent is not None:
         facts.append(
             f"It may cost ${run.max_dollars:,.2f}; its pilots' machines have cost ${spent.low:,.2f} to ${spent.high:,.2f},"

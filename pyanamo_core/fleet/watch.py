@@ -474,7 +474,13 @@ class Watch:
         return self._halt(str(error.facts.get("reason", error))) if self._refusals >= REFUSALS else run
 
     def _spending(self, run: Run) -> Spending | None:
-        return spending(run, self._sight.pilots, vcpus=self._workflow.vcpus, now=self._clock.now())
+        return spending(
+            run,
+            self._sight.pilots,
+            vcpus=self._workflow.vcpus,
+            now=self._clock.now(),
+            on_demand_queue=self._workflow.on_demand_queue,
+        )
 
     def _keep_to_dollars(self, run: Run, counts: Counts) -> Run:
         """When what was spent has reached the limit, pilots hand back: whether or not anything is left to begin."""

@@ -177,7 +177,7 @@ def test_a_run_with_a_limit_of_dollars_tells_what_it_has_spent_and_how_to_go_on_
     asked = Asked(items=4)
     price = VcpuHour(spot=(0.5, 1.0), on_demand=(2.0, 2.0))
     bounded(asked, max_dollars=2.0, vcpu_hour=price)
-    asked.scene.pilot("p", started=asked.scene.clock.now() - 3600)
+    asked.scene.pilot("p", started=asked.scene.clock.now() - 3600, lifecycle="spot")
     told = asked.run()
     assert "It may cost $2.00; its pilots' machines have cost $0.50 to $1.00, and what they hold" in told.paragraph
     # When it has reached it

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import EndpointConnectionError
 from fleet_support import Scene
 
-from pyanamo_core import driver
+from pyanamo_core import canary, driver
+from pyanamo_core.cost.prices import price_list
 from pyanamo_core.errors import RunConflict
 from pyanamo_core.fleet import plan
 from pyanamo_core.fleet.spending import Spending, hand_back_for_dollars, spending, stop_for_dollars, told
@@ -47,6 +49,69 @@ def test_compute_is_counted_from_start_to_end_at_the_price_of_its_queue() -> Non
     assert found.low == pytest.approx(4 * (5.5 * 0.01 + 1 * 0.05))
     assert found.high == pytest.approx(4 * (5.5 * 0.03 + 1 * 0.06))
     assert found.committed == 0
+
+
+def test_a_pilot_of_the_on_demand_queue_is_on_demand_though_nobody_said_so() -> None:
+    # Given pilots without metadata, one of the on-demand queue, one of another
+    def of(queue: str, **more: Any) -> Spending:
+        pilots = plan.sort_pilots([a_pilot("p", 1, lifecycle="", job_queue=queue)], now=NOW, fresh_seconds=600)
+        found = spending(a_run(), pilots, vcpus=4, now=NOW, **more)
+        assert found is not None
+        return found
+
+    dear = of("dear", on_demand_queue="arn:aws:batch:us-east-1:1:job-queue/dear")
+    assert (dear.low, dear.high) == pytest.approx((4 * 0.05, 4 * 0.06))
+    # Then of the other it may be either
+    other = of("spot", on_demand_queue="dear")
+    assert (other.low, other.high) == pytest.approx((4 * 0.01, 4 * 0.06))
+
+
+@pytest.mark.parametrize(
+    ("instance", "on_demand"), [("r5.2xlarge", 0.063), ("m5d.xlarge", 0.0565), ("m5.large", 0.048)]
+)
+def test_spot_may_cost_as_much_as_its_type_on_demand(instance: str, on_demand: float) -> None:
+    run = a_run().model_copy(update={"vcpu_hour": driver.vcpu_hour_of(price_list("us-east-1"))})
+    for lifecycle in ("spot", "on-demand", ""):
+        told = seen(a_pilot("p", 10, instance_type=instance, lifecycle=lifecycle), run=run)
+        # 200 GiB of volume and an address for ten hours beside it
+        assert told.high == pytest.approx(10 * (4 * on_demand + 200 * 0.08 / 730 + 0.005), rel=1e-4)
+        assert told.low < told.high
+
+
+def test_a_host_has_one_volume_and_address_for_all_its_pilots() -> None:
+    run = a_run().model_copy(update={"vcpu_hour": VcpuHour(spot=(0, 0), on_demand=(0, 0), machine=(0.02, 0.03))})
+    found = seen(a_pilot("a", 3, host="h1"), a_pilot("b", 2, host="h1"), a_pilot("c", 1, host="h2"), run=run)
+    assert found.high == pytest.approx(4 * 0.03)
+    # 24 vCPU hours fill half an hour of the biggest machine
+    assert found.low == pytest.approx(24 / 48 * 0.02)
+
+
+def test_own_prices_of_spot_are_the_upper_end(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("spot_vcpu_hour: [0.02, 0.025]\n")
+    run = a_run().model_copy(update={"vcpu_hour": driver.vcpu_hour_of(price_list("us-east-1", own))})
+    told = seen(a_pilot("p", 1, instance_type="r5.large"), run=run)
+    assert told.high == pytest.approx(4 * 0.025 + 200 * 0.08 / 730 + 0.005, rel=1e-4)
+    own.write_text("instances: {m5: 0.2}\n")
+    told = driver.vcpu_hour_of(price_list("us-east-1", own))
+    assert told.spot[1] == told.on_demand[1] == 0.2
+    # And without any, Spot may be as dear as the dearest of the stack's types
+    told = driver.vcpu_hour_of(price_list("us-east-1"))
+    assert told.spot[1] == told.on_demand[1] == 0.063
+
+
+def test_a_canary_has_paid_for_pilots_that_said_no_farewell() -> None:
+    # Given a canary of which one pilot ended after an hour, and another was taken by Spot after three
+    scene = Scene(2)
+    scene.ledger._runs["run"] = scene.run.model_copy(update={"only": ("i0",), "vcpu_hour": PRICES})
+    now = scene.clock.now()
+    scene.pilot("ended", started=now - HOUR, ended=now, lifecycle="spot")
+    scene.pilot("taken", started=now - 4 * HOUR, last_beat=now - HOUR, lifecycle="spot")
+    scene.ledger.end_run("run", "completed", "")
+    found = canary.measured(scene.ledger, scene.run, scene.workflow)
+    # Then both were paid for
+    assert found.vcpu_hours == pytest.approx(4 * scene.workflow.vcpus)
+    assert found.dollars == pytest.approx((4 * 0.01, 4 * 0.03))
 
 
 def test_held_items_are_committed_by_the_mean_of_the_finished_ones() -> None:
