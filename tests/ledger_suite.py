@@ -262,6 +262,20 @@ def test_the_dead_claims_attempt_is_marked_lost_unless_more_is_known(ledger: Led
     assert (second.cause, second.evidence) == (Cause.SPOT, "")
 
 
+def test_a_dead_claims_attempt_ended_with_its_lease_and_not_when_somebody_came(
+    ledger: Ledger, clock: FakeClock
+) -> None:
+    imported(ledger)
+    lease_end = claimed(ledger).item.lease_end
+    clock.move(3 * 86400)
+    claimed(ledger, pilot="pilot-2")
+    assert ledger.attempts("NA12878")[0].ended == lease_end
+    # … and one that Batch says is over, when Batch says
+    clock.move(100)
+    ledger.recover(ledger.item("NA12878"), ended_at=clock.now() - 61)
+    assert ledger.attempts("NA12878")[1].ended == pytest.approx(clock.now() - 61)
+
+
 def test_after_progress_interruptions_start_again_at_one(ledger: Ledger, clock: FakeClock) -> None:
     imported(ledger)
     claimed(ledger)

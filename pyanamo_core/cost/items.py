@@ -13,13 +13,14 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
 from pyanamo_core.cost.prices import Prices
 from pyanamo_core.cost.ranges import NOTHING, Range
 from pyanamo_core.cost.spent import MILLION, lifecycle_of, vcpu_second
 from pyanamo_core.ledger import cost as units
-from pyanamo_core.model import Attempt, Item, Move, Nest, NestStatus
+from pyanamo_core.model import Attempt, Cause, Item, Move, Nest, NestStatus, State
 from pyanamo_core.protocols import Ledger
 
 
@@ -31,7 +32,7 @@ class ItemCost:
         sample: as its nests' figures name it; else the item's own name.
         lost_vcpu_seconds: of attempts that were cut short or failed, without what of them was kept.
         lost: the same by cause of the attempts.
-        write_units: of the ledger, counted by its moves; nests' rows as one unit each.
+        write_units: of the ledger, counted by its moves; nests' rows as big as that of its first nest.
         estimated: a pilot of it died, or works; then the time is counted from claims.
     """
 
@@ -98,40 +99,75 @@ class Pricing:
 def item_costs(ledger: Ledger, pricing: Pricing, *, run_id: str | None = None) -> Iterator[ItemCost]:
     """Each item that was claimed (by a run's pilots), in the order of the table.
 
-    Reads attempts and a first nest of 50 items a call; of items whose pilots died, or work, all nests too (a query).
+    Reads attempts and a first nest of 50 items a call; of items whose pilots died, or work, or that another run has
+    claimed, too, all nests (a query).
     """
     for item, attempts, first in ledger.histories(ledger.items()):
-        mine = [each for each in attempts if run_id in (None, each.run_id)]
+        mine = [
+            (each, _end(each, following, item))
+            for each, following in zip_longest(attempts, attempts[1:])
+            if run_id in (None, each.run_id)
+        ]
         if mine:
-            yield _item_cost(ledger, pricing, item, mine, first)
+            yield _item_cost(ledger, pricing, item, mine, first, alone=len(mine) == len(attempts))
 
 
-def _item_cost(ledger: Ledger, pricing: Pricing, item: Item, attempts: list[Attempt], first: Nest | None) -> ItemCost:
+def _end(attempt: Attempt, following: Attempt | None, item: Item) -> float | None:
+    """When an attempt was over at the latest, also where nobody has told its end; None: it goes on, for all that is known."""
+    if attempt.ended is not None:
+        return attempt.ended
+    if following is not None:
+        return following.started or None
+    if attempt.fence != item.fence:
+        return None
+    return item.lease_end if item.state is State.LOCKED else item.finished_at
+
+
+def _item_cost(
+    ledger: Ledger,
+    pricing: Pricing,
+    item: Item,
+    attempts: list[tuple[Attempt, float | None]],
+    first: Nest | None,
+    *,
+    alone: bool,
+) -> ItemCost:
     dollars = lost_dollars = NOTHING
     vcpu_seconds = lost_seconds = cpu_seconds = writes = 0.0
     lost: dict[str, float] = defaultdict(float)
     nests: dict[int, Nest] | None = None
     estimated = False
-    for attempt in attempts:
+    for attempt, known_end in attempts:
+        # An attempt that told no end, and whose lease is over: its pilot died, though nobody has seen that yet.
+        dead = attempt.ended is None and known_end is not None and known_end < pricing.now
+        ended = pricing.now if known_end is None else min(pricing.now, known_end)
+        held_since = attempt.fence != item.fence or item.state is State.LOCKED
+        cause = attempt.cause or (Cause.LOST if dead and held_since else None)
         slot_seconds, kept = attempt.slot_seconds, attempt.kept_seconds
         slots = attempt.slots or pricing.slots
         if slot_seconds is None:
             estimated = True
             if nests is None:
                 nests = ledger.nests(item)
-            slot_seconds, kept = _from_claim(attempt, nests, min(slots, item.nests), pricing.now)
+            slot_seconds, kept = _from_claim(attempt, nests, min(slots, item.nests), ended)
         each = (attempt.vcpus or pricing.vcpus) / slots
         price = pricing.of(attempt)
-        gone = 0.0 if attempt.cause is None else max(0.0, slot_seconds - kept) * each
+        gone = 0.0 if cause is None else max(0.0, slot_seconds - kept) * each
         vcpu_seconds += slot_seconds * each
         lost_seconds += gone
         if gone:
-            lost[str(attempt.cause)] += gone
+            lost[str(cause)] += gone
         cpu_seconds += attempt.cpu_seconds
         dollars += price * (slot_seconds * each)
         lost_dollars += price * gone
-        writes += _units(attempt, pricing)
-    writes += item.nests_done + item.nests_failed
+        writes += _units(attempt, pricing, ended)
+    if alone:
+        # Rows of an item's nests are about as big as that of its first one.
+        writes += (item.nests_done + item.nests_failed) * (units.nest_units(first) if first is not None else 1)
+    else:
+        claims = {(attempt.fence, attempt.epoch) for attempt, _ in attempts}
+        told = ledger.nests(item) if nests is None else nests
+        writes += sum(units.nest_units(nest) for nest in told.values() if (nest.fence, nest.epoch) in claims)
     return ItemCost(
         item_id=item.item_id,
         task_id=item.task_id,
@@ -150,20 +186,18 @@ def _item_cost(ledger: Ledger, pricing: Pricing, item: Item, attempts: list[Atte
     )
 
 
-def _from_claim(attempt: Attempt, nests: Mapping[int, Nest], slots: int, now: float) -> tuple[float, float]:
+def _from_claim(attempt: Attempt, nests: Mapping[int, Nest], slots: int, ended: float) -> tuple[float, float]:
     """(slot-seconds, of these kept) of an attempt that told neither: its time times its slots; its recorded nests."""
     kept = sum(
         max(0.0, nest.ended - nest.started)
         for nest in nests.values()
         if nest.fence == attempt.fence and nest.epoch == attempt.epoch and nest.status is NestStatus.DONE
     )
-    ended = now if attempt.ended is None else attempt.ended
     return max(kept, (ended - attempt.started) * slots if attempt.started else 0.0), kept
 
 
-def _units(attempt: Attempt, pricing: Pricing) -> float:
+def _units(attempt: Attempt, pricing: Pricing, ended: float) -> float:
     """Write units of a claim's moves: claim, beats, end, and its attempt row."""
-    ended = pricing.now if attempt.ended is None else attempt.ended
     beats = max(0.0, ended - attempt.started) / pricing.beat_seconds if attempt.started else 0.0
     told = units.MOVE_UNITS[Move.CLAIM] + units.ATTEMPT_UNITS + int(beats) * units.MOVE_UNITS[Move.BEAT]
     return told + (units.MOVE_UNITS[Move.FINISH] if attempt.cause is not None else 0)

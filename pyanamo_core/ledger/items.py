@@ -295,7 +295,7 @@ class UserMoves(NestRows):
             ),
             say,
         )
-        self._mark_lost(item.item_id, item.fence, "its Batch attempt is over")
+        self._mark_lost(item.item_id, item.fence, "its Batch attempt is over", ended_at)
         return after
 
 

@@ -223,7 +223,7 @@ class MemoryLedger(MemoryRuns):
             )
 
         after = self._move(Move.RECOVER, item.item_id, decide)
-        self._mark_lost(item.item_id, item.fence, "its Batch attempt is over")
+        self._mark_lost(item.item_id, item.fence, "its Batch attempt is over", ended_at)
         return after
 
     # ------------------------------------------------------------------ moves of pilots
@@ -279,7 +279,7 @@ class MemoryLedger(MemoryRuns):
                 return None
             self._put(after)
             if before.state is State.LOCKED:
-                self._mark_lost(item_id, before.fence, "its lease ended")
+                self._mark_lost(item_id, before.fence, "its lease ended", before.lease_end)
             return Claim(item=after, pilot_id=pilot_id, deadline=deadline)
 
     def expire(self, item_id: str) -> Item | None:
@@ -292,7 +292,7 @@ class MemoryLedger(MemoryRuns):
             except decisions.Refusal:
                 return None
             self._put(after)
-            self._mark_lost(item_id, before.fence, "its lease ended")
+            self._mark_lost(item_id, before.fence, "its lease ended", before.lease_end)
             return after
 
     def beat(self, claim: Claim, *, progressed: bool, nests_done: int, nests_failed: int) -> Beaten:
@@ -425,12 +425,13 @@ class MemoryLedger(MemoryRuns):
             known = standing.get(attempt.fence, Attempt(item_id=attempt.item_id, fence=attempt.fence))
             standing[attempt.fence] = known.model_copy(update=told)
 
-    def _mark_lost(self, item_id: str, fence: int, evidence: str) -> None:
+    def _mark_lost(self, item_id: str, fence: int, evidence: str, over: float | None) -> None:
+        ended = self._now() if over is None else min(self._now(), over)
         with self._lock:
             known = self._attempts[item_id].get(fence)
             if known is None or known.cause is None:
                 self.put_attempt(
-                    Attempt(item_id=item_id, fence=fence, cause=Cause.LOST, ended=self._now(), evidence=evidence)
+                    Attempt(item_id=item_id, fence=fence, cause=Cause.LOST, ended=ended, evidence=evidence)
                 )
 
     # ------------------------------------------------------------------ counting and listing

@@ -183,7 +183,7 @@ class PilotMoves(NestRows):
             return None
         except OutcomeUnknown as unknown:
             return _not_ours(unknown)
-        self._mark_lost(item.item_id, dead, "its lease ended")
+        self._mark_lost(item.item_id, dead, "its lease ended", standing.lease_end)
         return Claim(item=item, pilot_id=pilot_id, deadline=deadline)
 
     def expire(self, item_id: str) -> Item | None:
@@ -207,7 +207,7 @@ class PilotMoves(NestRows):
             return None
         except OutcomeUnknown as unknown:
             return _not_ours(unknown)
-        self._mark_lost(item_id, after.fence, "its lease ended")
+        self._mark_lost(item_id, after.fence, "its lease ended", before.lease_end)
         return after
 
     # --------------------------------------------------------------------------------------------- of a held item

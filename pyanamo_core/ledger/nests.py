@@ -124,10 +124,11 @@ class NestRows(LedgerBase):
         """Write an attempt row, best effort, keyed by its fence; fields that are unset leave what stands."""
         self._put_attempt(attempt, "")
 
-    def _mark_lost(self, item_id: str, fence: int, evidence: str) -> None:
+    def _mark_lost(self, item_id: str, fence: int, evidence: str, over: float | None) -> None:
+        """Close an attempt that told no end; `over`: it was over by then, long before anybody saw that, maybe."""
+        ended = self._now() if over is None else min(self._now(), over)
         self._put_attempt(
-            Attempt(item_id=item_id, fence=fence, cause=Cause.LOST, ended=self._now(), evidence=evidence),
-            x.ATTEMPT_OPEN,
+            Attempt(item_id=item_id, fence=fence, cause=Cause.LOST, ended=ended, evidence=evidence), x.ATTEMPT_OPEN
         )
 
     def _put_attempt(self, attempt: Attempt, condition: str) -> None:

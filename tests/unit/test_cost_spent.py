@@ -226,6 +226,73 @@ def test_items_tell_their_attempts_and_what_of_them_was_lost(prices: Any) -> Non
     assert a.write_units == 2 * (3 + 3 + 2) + 3
 
 
+def died_on_friday() -> tuple[MemoryLedger, FakeClock]:
+    """An item of one nest, whose pilot of four vCPUs lived ten minutes; nobody was there to see that it died."""
+    clock = FakeClock()
+    ledger = MemoryLedger(rules=WORKFLOW.rules, clock=clock)
+    ledger.import_item("A", "t", Definition(script="s", arguments=("1",)))
+    claim = ledger.claim("A", "p", run_id="r")
+    assert claim is not None
+    about = {"vcpus": 4, "slots": 1, "lifecycle": "spot", "started": clock.now()}
+    ledger.put_attempt(Attempt.model_validate({"item_id": "A", "fence": 1, "run_id": "r"} | about))
+    for _ in range(2):
+        clock.move(300)
+        beaten = ledger.beat(claim, progressed=False, nests_done=0, nests_failed=0)
+        claim = claim.model_copy(update={"deadline": beaten.deadline})
+    return ledger, clock
+
+
+def test_a_pilot_that_died_on_friday_costs_no_weekend(prices: Any) -> None:
+    ledger, clock = died_on_friday()
+    until_lease = 600 + WORKFLOW.timing.lease_seconds
+    # While its lease lasts, it may live: nothing is lost
+    (seen,) = item_costs(ledger, Pricing(prices, clock.now()))
+    assert (seen.vcpu_seconds, seen.lost_vcpu_seconds) == (4 * 600, 0)
+    # When Monday comes, then it has cost what its lease allowed at most, and that is lost
+    clock.move(3 * 86400)
+    (seen,) = item_costs(ledger, Pricing(prices, clock.now()))
+    assert seen.vcpu_seconds == pytest.approx(4 * until_lease)
+    assert dict(seen.lost) == {"lost": pytest.approx(4 * until_lease)}
+    # When the next pilot takes the item, then that is still so, and nothing is added for days without beats
+    claim = ledger.claim("A", "q", run_id="r")
+    assert claim is not None
+    (after,) = item_costs(ledger, Pricing(prices, clock.now()))
+    assert (after.vcpu_seconds, dict(after.lost)) == (seen.vcpu_seconds, dict(seen.lost))
+    assert after.write_units < 60
+
+
+def test_rows_of_nests_count_with_their_size_and_those_of_another_run_not_at_all(prices: Any) -> None:
+    # Given two nests with rows of 3 KB, each done under another run's claim
+    clock = FakeClock()
+    ledger = MemoryLedger(rules=WORKFLOW.rules, clock=clock)
+    ledger.import_item("A", "t", Definition(script="s", arguments=("1", "2", "3")))
+    for index, run in enumerate(("r", "q")):
+        claim = ledger.claim("A", "p", run_id=run)
+        assert claim is not None
+        ledger.put_attempt(Attempt(item_id="A", fence=claim.fence, run_id=run, slots=1, started=clock.now()))
+        ledger.record_nest(
+            claim,
+            Nest(
+                item_id="A",
+                epoch=0,
+                index=index,
+                status=NestStatus.DONE,
+                fence=claim.fence,
+                figures={f"figure-{number:02}": "x" * 80 for number in range(25)},
+            ),
+        )
+        ledger.hand_back(claim, Cause.SPOT, progressed=True, started=True, nests_done=index + 1)
+        told = {"cause": Cause.SPOT, "ended": clock.now(), "slot_seconds": 1.0}
+        ledger.put_attempt(Attempt.model_validate({"item_id": "A", "fence": claim.fence} | told))
+        clock.move(1000)
+    # Then both runs have 3 units for the nest that was theirs, and all of it together 6
+    (r,), (q,), (whole,) = (
+        list(item_costs(ledger, Pricing(prices, clock.now()), run_id=run)) for run in ("r", "q", None)
+    )
+    assert r.write_units == q.write_units == 8 + 3
+    assert whole.write_units == 2 * 8 + 2 * 3
+
+
 def test_another_run_has_cost_nothing(prices: Any) -> None:
     table = Table()
     assert list(item_costs(table.ledger, Pricing(prices, table.clock.now()), run_id="other")) == []
