@@ -197,6 +197,9 @@ def _about(spent: Spending) -> dict[str, str]:
         told["not seen"] = (
             f"up to {hours(spent.unseen_vcpu_seconds)} vCPU hours after the last beats of pilots that died; in the upper bounds"
         )
+    if spent.unpriced:
+        parts = ", ".join(f"{hours(seconds)} vCPU hours of {name}" for name, seconds in spent.unpriced.items())
+        told["price not known"] = f"{parts}: without dollars here; say it in a file of your own (--prices, instances)"
     if spent.saved.high:
         told["saved by Spot"] = f"{dollars(spent.saved)} of {dollars(spent.on_demand_dollars)} on demand"
     if spent.vcpu_seconds:

@@ -127,6 +127,7 @@ def view(told: Planned) -> RenderableType:
 
 def summary(estimate: Estimate) -> dict[str, str]:
     """Pilots, pace and hours of an estimate, as fields."""
+    from pyanamo_core.cost.estimate import STACK_VCPUS
     from pyanamo_core.cost.ranges import two_digits
 
     shown = {"pilots": f"{estimate.pilots:,}, each {estimate.slots} nests at a time", "region": estimate.region}
@@ -136,6 +137,11 @@ def summary(estimate: Estimate) -> dict[str, str]:
         shown["pace"] = estimate.pace
     if estimate.hours is not None and estimate.vcpu_hours is not None:
         shown["hours"] = f"{hours(estimate.hours)} by the clock, {estimate.vcpu_hours} vCPU hours"
+        if estimate.hours.high > 0:
+            shown["hours"] += f"; if Batch gives {estimate.vcpus_at_once:,g} vCPUs at once"
+        if estimate.vcpus_at_once > STACK_VCPUS:
+            times = estimate.vcpus_at_once / STACK_VCPUS
+            shown["hours"] += f" (with the stack's {STACK_VCPUS}, its default, about {times:,.2g} times as long)"
     return shown
 
 
@@ -182,7 +188,8 @@ def totals(told: Planned) -> list[str]:
     from pyanamo_core.cost.ranges import dollars
 
     lines = [
-        f"in all {dollars(told.once)} once, {dollars(told.a_month)} a month for what is kept (list prices, no taxes)"
+        f"in all {dollars(told.once)} once, {dollars(told.a_month)} a month for what is kept (list prices, no taxes)",
+        "not in it: vCPUs of machines that no container takes",
     ]
     return lines + [f"not in it: {text}" for text in told.missing]
 

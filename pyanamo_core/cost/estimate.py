@@ -29,6 +29,10 @@ LOSSES: Final = Range(0, 0.1)
 MACHINE_VCPUS: Final = 48
 """Of the biggest machine that Batch is likely to take: pilots share its volume and address."""
 SCRATCH_GB: Final = 200
+MEMORY_OF_A_VCPU: Final = Range(4, 8)
+"""GiB that machines have for a vCPU: the m families 4, the r families 8. A pilot that asks for more occupies more vCPUs."""
+STACK_VCPUS: Final = 256
+"""Of the stack's Spot machines at a time, unless `SpotVcpus` says something else."""
 READS_BYTES_A_BASE: Final = Range(4.9, 5.1)
 """CRAMs of the 1000 Genomes at 30x: 14.4 GB for 2.94 Gb, and what the edges of loci add (docs/cohort.md)."""
 PILOT_LOG_BYTES: Final = Range(1_000, 30_000)
@@ -91,6 +95,7 @@ class Estimate:
         write_units, read_units: of the ledger.
         puts, gets: calls to S3 (PUT, COPY, LIST; GET, HEAD).
         missing: what is not known, in words.
+        vcpus: of a pilot.
     """
 
     table: str
@@ -109,6 +114,12 @@ class Estimate:
     gets: Range
     lines: tuple[Line, ...]
     missing: tuple[str, ...] = ()
+    vcpus: float = 0.0
+
+    @property
+    def vcpus_at_once(self) -> float:
+        """That Batch must give so that `hours` hold; where its ceiling is lower, they are as much more."""
+        return self.pilots * self.vcpus
 
     @property
     def once(self) -> Range:
@@ -274,6 +285,7 @@ class _Estimate:
             gets=gets,
             lines=tuple(line for line in lines if line.amount is None or line.amount.high > 0),
             missing=tuple(self.missing),
+            vcpus=self.workflow.vcpus,
         )
 
     def _counted(self) -> str:
@@ -300,13 +312,17 @@ class _Estimate:
         kind = "on demand" if self.on_demand else "Spot"
         note = "" if self.pilot_seconds is not None else "not known: how long does a nest take?"
         hours = self.pilot_seconds
-        vcpu_hours = None if hours is None else hours * workflow.vcpus * (1 / 3600)
+        gib = workflow.memory_mb / 1024
+        taken = Range(max(workflow.vcpus, gib / MEMORY_OF_A_VCPU.high), max(workflow.vcpus, gib / MEMORY_OF_A_VCPU.low))
+        vcpu_hours = None if hours is None else hours * taken * (1 / 3600)
         if vcpu_hours is not None and not self.on_demand:
             note = f"${two_digits((vcpu_hours * prices.on_demand_vcpu_hour.dollars).low)} or more on demand"
+        if taken.high > workflow.vcpus:
+            note += f"{'; ' if note else ''}a pilot's {gib:.3g} GiB of memory occupy {taken} vCPUs of a machine"
         lines = [self._line(f"machines, {kind}", vcpu_hours, "vCPU hours", price, 1, self.pace.basis, note)]
         if hours is not None:
             # A machine of its own for each pilot at most; at least as many as hold them all.
-            share = Range(min(1.0, workflow.vcpus / MACHINE_VCPUS), 1.0)
+            share = Range(min(1.0, taken.low / MACHINE_VCPUS), 1.0)
             machines = hours * share * (1 / 3600)
             an_hour = prices.scratch_gb_month.dollars * (SCRATCH_GB / HOURS_A_MONTH) + prices.address_hour.dollars
             both = Price(an_hour, "hour", prices.scratch_gb_month.source, prices.scratch_gb_month.date)

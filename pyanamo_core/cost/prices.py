@@ -104,6 +104,16 @@ class Prices:
         source = f"{found.source}; {self.spot_share.source}"
         return replace(found, dollars=found.dollars * self.spot_share.dollars, source=source)
 
+    def knows(self, instance_type: str, *, on_demand: bool) -> bool:
+        """Is there a price of this type? So it is where no type is named.
+
+        Of types without one `vcpu_hour` tells that of the stack's families, which may be far from it.
+        """
+        family = instance_type.partition(".")[0]
+        mine = instance_type in self.own_instances or family in self.own_instances
+        general = ("on_demand_vcpu_hour" if on_demand else "spot_vcpu_hour") in self.own
+        return not family or mine or general or family in INSTANCES
+
     def transfer_from(self, region: str) -> Price:
         """Dollars of a GB that leaves a bucket of a region ("": not known which) for this one; the user's own before all."""
         if "transfer_gb" in self.own:

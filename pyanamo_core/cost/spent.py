@@ -11,7 +11,7 @@ may have come after is `unseen`, and stands in the upper bounds of dollars.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -83,6 +83,7 @@ class Spending:
         saved: what Spot saved against that.
         cpu_seconds: what processes of nests used.
         hosts: that were told apart.
+        unpriced: types whose prices are not known, with their vCPU-seconds, which stand in no dollars.
     """
 
     pilots: int = 0
@@ -105,6 +106,7 @@ class Spending:
     output_bytes: int = 0
     nests_done: int = 0
     bills: tuple[Bill, ...] = ()
+    unpriced: Mapping[str, float] = field(default_factory=dict[str, float])
     a_month: Range = NOTHING
     """Of results in S3, while they are kept."""
 
@@ -151,6 +153,7 @@ class Counting:
     _vcpu_prices: dict[tuple[str, str], tuple[Range, Range]] = field(
         default_factory=dict[tuple[str, str], tuple[Range, Range]]
     )
+    _unpriced: dict[str, float] = field(default_factory=lambda: defaultdict[str, float](float))
     _sums: dict[str, float] = field(default_factory=lambda: defaultdict[str, float](float))
     _paid: Range = NOTHING
     _unseen: Range = NOTHING
@@ -168,6 +171,8 @@ class Counting:
         lifecycle = lifecycle_of(pilot.lifecycle, pilot.job_queue, self.on_demand_queue)
         spot, on_demand = self._price(pilot.instance_type, lifecycle)
         life = end - pilot.started
+        if not self.prices.knows(pilot.instance_type, on_demand=lifecycle != "spot"):
+            self._unpriced[pilot.instance_type] += life * vcpus
         fates = self._fates_of(pilot, life, silent=silent)
         slots = max(1, pilot.slots)
         for what, slot_seconds in fates.items():
@@ -266,6 +271,7 @@ class Counting:
             counted_units=self._counted,
             output_bytes=output_bytes,
             nests_done=int(sums["nests_done"]),
+            unpriced={name: round(seconds, 3) for name, seconds in sorted(self._unpriced.items())},
             bills=tuple(bill for bill in self._bills() if bill.amount.high > 0),
             a_month=self.prices.s3_gb_month.dollars * (output_bytes / GB),
         )
@@ -343,6 +349,8 @@ def in_words(spending: Spending) -> str:
         text += (
             f", {100 * told.lost_vcpu_seconds / told.vcpu_seconds:.0f} % of them lost ({dollars(told.lost_dollars)})"
         )
+    if told.unpriced:
+        text += f"; without dollars for {', '.join(told.unpriced)}, whose prices are not known"
     if told.write_units:
         text += f"; {told.write_units:,.0f} write units"
     if told.saved.high >= 0.01:
@@ -358,7 +366,12 @@ def lifecycle_of(told: str, job_queue: str, on_demand_queue: str) -> str:
 
 
 def vcpu_second(prices: Prices, instance_type: str, lifecycle: str) -> tuple[Range, Range]:
-    """Dollars of a vCPU-second as it was bought, and on demand. Of an unknown lifecycle the first is either."""
+    """Dollars of a vCPU-second as it was bought, and on demand. Of an unknown lifecycle the first is either.
+
+    Of a type whose price is not known both are nothing: see Spending.unpriced.
+    """
+    if not prices.knows(instance_type, on_demand=lifecycle != "spot"):
+        return NOTHING, NOTHING
     on_demand = prices.vcpu_hour(instance_type, on_demand=True).dollars * (1 / HOUR)
     if lifecycle and lifecycle != "spot":
         return on_demand, on_demand

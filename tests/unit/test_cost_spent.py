@@ -101,6 +101,23 @@ def test_pilots_of_the_queue_on_demand_are_on_demand_though_no_metadata_said_so(
     assert told.compute_dollars.high == pytest.approx(0.08)
 
 
+def test_a_type_that_the_list_lacks_has_no_dollars_and_is_named(tmp_path: Path) -> None:
+    # Given an hour of four vCPUs on a machine with GPUs, and one on a usual machine
+    rows = [pilot(ended=NOW, instance_type="p3.2xlarge", lifecycle="on-demand")]
+    usual = pilot("q", ended=NOW, instance_type="m5.xlarge", lifecycle="on-demand")
+    told = spent([*rows, usual], price_list("us-east-1"), now=NOW)
+    # Then only the usual one has dollars, and the other is named
+    assert told.compute_dollars.low == told.compute_dollars.high == pytest.approx(4 * 0.048)
+    assert dict(told.unpriced) == {"p3.2xlarge": 4 * 3600}
+    assert "without dollars for p3.2xlarge" in in_words(told)
+    # But a price of one's own, of the family or of all, is taken
+    for text in ("instances: {p3: 0.38}", "on_demand_vcpu_hour: 0.38"):
+        (tmp_path / "own.yaml").write_text(text)
+        told = spent(rows, price_list("us-east-1", tmp_path / "own.yaml"), now=NOW)
+        assert told.compute_dollars.high == pytest.approx(4 * 0.38)
+        assert not told.unpriced
+
+
 def test_a_pilot_that_died_has_lost_what_ran_and_what_came_after_its_last_beat_is_an_upper_bound(prices: Any) -> None:
     # Given a pilot that beat last half an hour ago, with 300 slot-seconds of nests that ran
     row = pilot(last_beat=NOW - 1800, spent=Spent(slot_seconds={"done": 2000.0, "open": 300.0}))

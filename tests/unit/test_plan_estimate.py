@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from pyanamo.cohort_cost import left_to_gather
+from pyanamo.commands.plan import summary
 from pyanamo_core.chain.steps import Look, StepState
 from pyanamo_core.cost.cohort_estimate import cohort_estimate
-from pyanamo_core.cost.estimate import SWEEPS, Estimate, Line, Starts, estimate, pilots_of
+from pyanamo_core.cost.estimate import STACK_VCPUS, SWEEPS, Estimate, Line, Starts, estimate, pilots_of
 from pyanamo_core.cost.pace import (
     CALLER_LEAVES,
     NO_PACE,
@@ -305,6 +306,33 @@ def test_on_demand_costs_more_and_loses_nothing():
     assert spot.amount is not None
     assert on_demand.amount is not None
     assert on_demand.amount.high < spot.amount.high
+
+
+@pytest.mark.parametrize(("memory_gib", "vcpus"), [(12, Range(4, 4)), (32, Range(4, 8)), (64, Range(8, 16))])
+def test_memory_occupies_vcpus_that_are_paid_for(memory_gib: int, vcpus: Range):
+    work, pace = genomes(10, default_pace(1)), default_pace(1)
+    usual = estimate(workflow(), work, pace, built_in())
+    told = estimate(workflow(memory_mb=memory_gib * 1024), work, pace, built_in())
+    # The containers' hours are the same, what they occupy is paid
+    assert told.vcpu_hours == usual.vcpu_hours
+    assert told.vcpu_hours is not None
+    machines = line(told, "machines, Spot")
+    assert machines.amount is not None
+    assert machines.amount.low == pytest.approx(told.vcpu_hours.low * vcpus.low / 4)
+    assert machines.amount.high == pytest.approx(told.vcpu_hours.high * vcpus.high / 4)
+    assert (f"{memory_gib} GiB of memory occupy {vcpus} vCPUs" in machines.note) == (vcpus.high > 4)
+
+
+def test_hours_say_how_many_vcpus_they_need_at_once():
+    told = told_of(3202)
+    assert told.vcpus_at_once == 4000
+    shown = summary(told)["hours"]
+    assert "if Batch gives 4,000 vCPUs at once" in shown
+    assert "with the stack's 256, its default, about 16 times as long" in shown
+    few = estimate(workflow(pilots=10), genomes(10, default_pace(1)), default_pace(1), built_in())
+    assert summary(few)["hours"].endswith("if Batch gives 40 vCPUs at once")
+    stack = (Path(__file__).resolve().parents[2] / "deployments" / "cloudformation.yaml").read_text()
+    assert f"SpotVcpus:\n    Type: Number\n    Default: {STACK_VCPUS}\n" in stack
 
 
 def test_ones_own_prices_decide(tmp_path: Path):
