@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from pyanamo_core.workflow import Workflow
 
 
+ALSO = "what earlier cohorts (--also) add to the joint call: more regions, and reads and bytes by their samples"
+
+
 @dataclass(frozen=True)
 class Priced:
     """By which times and prices; empty: what is known by itself (commands/plan.py)."""
@@ -28,6 +31,8 @@ class Priced:
     prices: Path | None = None
     on_demand: bool = False
     pilots: int | None = None
+    also: bool = False
+    """Samples of earlier cohorts are called jointly, too; how many these are is not asked."""
 
 
 def price_what_is_left(
@@ -73,7 +78,10 @@ def price_what_is_left(
         regions=_left("joint", steps, left, waiting, None),
     )
     checks = [*looked.checks, Check("left", f"{to_call:,} of {whole.items:,} samples to call")]
-    return Planned(checks, call, told.once, told.a_month, told, list(told.missing))
+    missing = list(told.missing)
+    if priced.also and told.regions:
+        missing.append(ALSO)
+    return Planned(checks, call, told.once, told.a_month, told, missing)
 
 
 def left_to_gather(gather: Look | None, to_call: int, samples: int) -> int:

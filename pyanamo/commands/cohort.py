@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -195,7 +195,9 @@ def _agree(context: Context, asked: Asked, prices: Path | None) -> None:
     looks = _chain(context, asked).look(first=asked.first, last=asked.last)
     if any(one.state == "running" or one.obstacle for one in looks):
         return  # agreed to before; or refused by the run itself, in its own words
-    cost = price_what_is_left(context, asked.workflow, asked.sheet, looks, Priced(prices=prices, pilots=asked.pilots))
+    cost = price_what_is_left(
+        context, asked.workflow, asked.sheet, looks, Priced(prices=prices, pilots=asked.pilots, also=bool(asked.also))
+    )
     if cost is None:
         return
     if context.for_people:
@@ -231,7 +233,9 @@ def _chain(context: Context, asked: Asked) -> Chain:
 
 def _planned(context: Context, asked: Asked, priced: Priced | None = None) -> Told:
     looks = _chain(context, asked).look(first=asked.first, last=asked.last)
-    cost = price_what_is_left(context, asked.workflow, asked.sheet, looks, priced or Priced())
+    cost = price_what_is_left(
+        context, asked.workflow, asked.sheet, looks, replace(priced or Priced(), also=bool(asked.also))
+    )
     done = CohortTold(asked.workflow.table_name, looks, cost=cost)
     # A command that would be refused is no advice.
     after = "" if any(one.obstacle for one in looks) else _again(asked)

@@ -182,6 +182,7 @@ class Seen:
         outputs, output_bytes: what it recorded; None: not known.
         units, row_bytes: of its row in the ledger; None: not known.
         log_bytes: in CloudWatch Logs.
+        item: that it is of; "": not known, and it counts as one of its own.
     """
 
     value: str
@@ -192,6 +193,7 @@ class Seen:
     units: int | None = None
     row_bytes: int | None = None
     log_bytes: int | None = None
+    item: str = ""
 
 
 @dataclass
@@ -213,7 +215,10 @@ def spreading(value: float, spread: float) -> Range:
 
 
 def uncertainty(count: int) -> float:
-    """How far the next run may lie from what so many nests showed: a tenth, more with few of them."""
+    """How far the next run may lie from what so many items showed: a tenth, more with few of them.
+
+    Nests of one item are of the same sample, by the same depth, and ran on one machine: many of them are no more than one.
+    """
     return max(0.1, 1 / math.sqrt(max(1, count)))
 
 
@@ -226,8 +231,11 @@ def learnt_pace(seen: Iterable[Seen], source: str, *, genomic: bool) -> Pace:
         NothingLearnt: none is done and has a time.
     """
     sums, observed, all_located = _Sums(), list[Observation](), True
+    items, alone = set[str](), 0
     for one in seen:
         sums.count += 1
+        items.add(one.item)
+        alone += not one.item
         sums.add("seconds", one.seconds)
         for name in ("outputs", "output_bytes", "units", "row_bytes", "log_bytes"):
             sums.add(name, getattr(one, name))
@@ -239,7 +247,7 @@ def learnt_pace(seen: Iterable[Seen], source: str, *, genomic: bool) -> Pace:
             observed.append(Observation(one.value, bases, one.seconds, locus))
     if not sums.count:
         raise NothingLearnt(source=source, reason="none is done and has a time")
-    spread = uncertainty(sums.count)
+    spread = uncertainty(len(items - {""}) + alone)
     leaves = _leaves(sums, spread, CALLER_LEAVES if genomic else OTHER_LEAVES, by_bases=all_located and genomic)
     named = f"{number_of(sums.count, 'nest')} of {source}"
     if observed and all_located and genomic:
@@ -285,7 +293,7 @@ def seen_in(record: Mapping[str, Any]) -> Seen | None:
         return None
     if status != "done" or not 0 < seconds < math.inf:
         return None
-    return Seen(str(record.get("value") or ""), seconds, called)
+    return Seen(str(record.get("value") or ""), seconds, called, item=str(record.get("item") or ""))
 
 
 # ---------------------------------------------------------------------------------------------------------- bases

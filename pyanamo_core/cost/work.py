@@ -348,6 +348,7 @@ def seen_nests(ledger: Ledger, items: Iterable[Item] | None = None, *, limit: in
                 continue
             whole = not nest.overflow
             yield Seen(
+                item=item.item_id,
                 value=definition.value(index),
                 seconds=nest.ended - nest.started,
                 bases=int(float(nest.figures.get("called_bases") or 0)),

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from pyanamo.cohort_cost import left_to_gather
+from pyanamo.cohort_cost import ALSO, Priced, left_to_gather, price_what_is_left
 from pyanamo.commands.plan import summary
+from pyanamo.context import Context
+from pyanamo.planning import Looked
 from pyanamo_core.chain.steps import Look, StepState
 from pyanamo_core.cost.cohort_estimate import cohort_estimate
 from pyanamo_core.cost.estimate import STACK_VCPUS, SWEEPS, Estimate, Line, Starts, estimate, pilots_of
@@ -36,7 +38,7 @@ from pyanamo_core.ledger import cost
 from pyanamo_core.ledger.memory import MemoryLedger
 from pyanamo_core.model import Definition, Nest, NestStatus, PilotRecord, Spent
 from pyanamo_core.sheet import write_sheet
-from pyanamo_core.workflow import Buckets, InputBucket, Workflow
+from pyanamo_core.workflow import Buckets, InputBucket, Reference, Workflow
 
 SCRIPT = "HaplotypeCaller-1KG.sh"
 
@@ -95,6 +97,15 @@ def test_a_pace_learnt_from_few_nests_is_wider_than_one_from_many():
     assert many.high == pytest.approx(11)
     with pytest.raises(NothingLearnt):
         pace(0)
+
+
+def test_many_nests_of_one_item_are_one_sample_and_no_law():
+    def pace(items: int) -> Pace:
+        return learnt_pace((Seen("8", 10.0, item=f"s{n % items}") for n in range(294)), "t", genomic=False)
+
+    assert pace(1).nest == Range(5, 20)
+    assert pace(4).nest == Range(10 / 1.5, 15)
+    assert pace(200).nest == Range(10 / 1.1, 11)
 
 
 def test_loci_teach_seconds_by_bases_and_bytes_by_bases():
@@ -450,6 +461,29 @@ def test_the_joint_call_has_no_price_before_a_region_was_measured():
     assert timed.hours is not None
     assert not timed.missing
     assert timed.once.low > whole.once.low
+
+
+def test_a_cohorts_plan_says_that_earlier_cohorts_are_not_in_it(monkeypatch: pytest.MonkeyPatch):
+    # Given 20 genomes of which 17 are called and nobody is gathered
+    pace, context = default_pace(1), Context()
+    called = workflow(references=(Reference(name="ref", uri="s3://refs/ref.fa"),))
+    looked = Looked(called, None, Bases(), True, [])
+    monkeypatch.setattr("pyanamo.cohort_cost.look", lambda *_, **__: looked)
+    monkeypatch.setattr("pyanamo.cohort_cost.pace_of", lambda *_, **__: pace)
+    monkeypatch.setattr("pyanamo.cohort_cost.prices_of", lambda *_: built_in())
+    monkeypatch.setattr("pyanamo.cohort_cost._all_samples", lambda *_: genomes(20, pace))
+    looks = [
+        Look("call", "Seq", StepState.TODO, wanted=20, done=17, open=3),
+        Look("gather", "Seq-gather", StepState.WAITS),
+        Look("joint", "Seq-joint", StepState.WAITS),
+    ]
+    alone, with_others = (price_what_is_left(context, called, None, looks, Priced(also=also)) for also in (False, True))
+    # Then three are called, all are gathered, and samples of other cohorts are said to be not in it
+    assert alone is not None
+    assert alone.cohort is not None
+    assert (alone.cohort.call.items, alone.cohort.gather.items) == (3, 20)
+    assert with_others is not None
+    assert (ALSO in with_others.missing, ALSO in alone.missing) == (True, False)
 
 
 def test_lines_say_the_same_twice():
