@@ -17,7 +17,7 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyanamo_core.aws import Clients, code_of, explain, is_aws_error
 from pyanamo_core.clock import SystemClock
@@ -231,6 +231,20 @@ def _standing(ledger: Ledger, run_id: str) -> Run | None:
         return ledger.run(run_id)
     except RunMissing:
         return None
+
+
+def begin_or_join(ledger: Ledger, version: int, workflow: Workflow, *, run_id: str, **how: Any) -> Run:
+    """Store a new run of this id, or give back the one that stands, whatever its limits, live or ended.
+
+    For those who may begin the same run in one moment: one of them begins it, the others look on. Else as `begin`.
+    """
+    try:
+        return begin(ledger, version, workflow, run_id=run_id, **how)
+    except RunConflict:
+        standing = _standing(ledger, run_id)
+        if standing is None:
+            raise
+        return standing
 
 
 def _token(name: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pyanamo_core import driver
 from pyanamo_core.chain import Chain, Opened, Plan, Step
+from pyanamo_core.chain.running import next_run_id
 from pyanamo_core.clock import FakeClock
 from pyanamo_core.fleet.progress import Outcome
 from pyanamo_core.ledger.memory import MemoryLedger
@@ -133,9 +134,13 @@ class World:
         """A run by one pilot, to its end."""
         self.effect()
         ledger: Any = opened.ledger
-        run = live or driver.begin(ledger, opened.version, opened.workflow, clock=self.clock)
         if live is None:
+            run_id = next_run_id(ledger, step.table)
+            live = driver.begin_or_join(ledger, opened.version, opened.workflow, run_id=run_id, clock=self.clock)
             self.begun.append(step.table)
+        run = live
+        if run.ended is not None:
+            return Outcome(run, ledger.counts(), run.outcome, run.reason)
         self.effect()
         for state in (State.TODO, State.WAITING):
             for item_id in list(ledger.item_ids(state)):

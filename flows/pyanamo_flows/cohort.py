@@ -1,7 +1,7 @@
 """The flow `cohort`: call → gather → joint → concat → report. Each step's run is a subflow `run` of it.
 
 What is to be done comes from the ledgers (pyanamo_core.chain); this flow only has the runs executed where Prefect sees
-them. Runs have ids made from this flow run's id, so that a cancel finds them by their keys.
+them. A run's id is a parameter of its subflow, so that a cancel finds those that this flow run began or carried on.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
-from uuid import NAMESPACE_URL, UUID, uuid5
+from uuid import UUID
 
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
@@ -25,22 +25,20 @@ from pyanamo_core import driver
 from pyanamo_core.aws import Clients
 from pyanamo_core.chain import AwsTables, Chain, Look, Opened, Runner, Say, Step, StepIncomplete, StepStopped, plainly
 from pyanamo_core.chain.cohort import cohort_steps, tables_of
+from pyanamo_core.chain.running import next_run_id
 from pyanamo_core.errors import NotFound, PyAnamoError
 from pyanamo_core.ledger import open_ledger
 from pyanamo_core.model import Run
-from pyanamo_core.protocols import Ledger
 from pyanamo_core.sheet import read_sheet
 from pyanamo_flows import publish
 from pyanamo_flows.hooks import clients_of, wait_seconds
 from pyanamo_flows.parameters import Aws, NothingNamed, local_file, table_of, workflow_from
-from pyanamo_flows.run import DRAIN_SECONDS, Detail, existing, run_here
+from pyanamo_flows.run import DRAIN_SECONDS, Detail, run_here
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
     from prefect.flows import Flow
 
-MAX_RUNS = 20
-"""Runs of one step that one flow run can have begun."""
 log = logging.getLogger("pyanamo.prefect")
 
 
@@ -59,21 +57,6 @@ class _Trace:
 _trace: ContextVar[_Trace | None] = ContextVar("pyanamo_cohort_trace", default=None)
 
 
-def run_id_of(cohort_id: str, step: str, number: int) -> str:
-    """Id of the run (from 0) that a flow run of `cohort` begins for a step."""
-    return str(uuid5(NAMESPACE_URL, f"pyanamo:{cohort_id}/{step}/{number}"))
-
-
-def next_run_id(ledger: Ledger, cohort_id: str, step: str) -> str:
-    """The first of these ids that the ledger has not seen end."""
-    for number in range(MAX_RUNS):
-        run_id = run_id_of(cohort_id, step, number)
-        standing = existing(ledger, run_id)
-        if standing is None or standing.ended is None:
-            return run_id
-    return ""
-
-
 # ---------------------------------------------------------------------------------------------------- cancelling
 
 
@@ -87,14 +70,16 @@ def on_cancellation(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) 
     except NotFound as nothing:
         log.warning("Nothing to cancel: %s", nothing)
         return
-    shown = publish.Guard("the runs below this flow run")(_runs_below, str(flow_run.id)) or []
-    for step, name in tables_of(table).items():
+    shown = publish.Guard("the runs below this flow run")(_runs_below, str(flow_run.id))
+    if shown is None:
+        log.warning("Prefect does not say which runs are below this flow run: cancel them with `pyanamo cancel`")
+        return
+    for name in dict.fromkeys(tables_of(table).values()):
         try:
             ledger = open_ledger(clients, name)[0]
         except NotFound:
             continue
-        own_runs = [run_id_of(str(flow_run.id), step, number) for number in range(MAX_RUNS)]
-        mine = {*own_runs, *(run_id for where, run_id in shown if where == name)}
+        mine = {run_id for where, run_id in shown if where == name}
         for run in ledger.live_runs():
             if run.run_id in mine:
                 driver.cancel(clients, ledger, run.run_id, reason="cancelled in Prefect", wait_seconds=wait_seconds())
@@ -160,7 +145,7 @@ def cohort(
             trace.say(text)
 
     def runner(step: Step, opened: Opened, live: Run | None) -> driver.Outcome:
-        run_id = live.run_id if live else next_run_id(opened.ledger, str(own.id), step.name)
+        run_id = live.run_id if live else next_run_id(opened.ledger, step.table)
         told = {"table": step.table, "run_id": run_id, "prefect_detail": prefect_detail, "pilots": pilots, "aws": aws}
         outcome = run_here(clients, told, on_progress=trace.on_progress)
         return outcome or plainly(clients, pilots=pilots, on_progress=trace.on_progress)(step, opened, live)

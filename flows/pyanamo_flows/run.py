@@ -130,7 +130,8 @@ def _run(
         url, why = entry.url_for_pilots(entry.api_url(), told.prefect_api_url_for_pilots, clients.endpoint_url)
         if why:
             log.warning("Pilots are not shown in Prefect: %s", why)
-        begun = driver.begin(
+        # Of those that begin the run of one id in one moment, one begins it and the others look on.
+        begun = driver.begin_or_join(
             ledger,
             version,
             told,

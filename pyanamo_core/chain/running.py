@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
+from uuid import NAMESPACE_URL, uuid5
 
 from pyanamo_core import driver
 from pyanamo_core.aws import Clients
@@ -10,6 +12,17 @@ from pyanamo_core.chain.steps import Opened, Runner, Step
 from pyanamo_core.errors import TableMissing, WorkflowMissing
 from pyanamo_core.fleet.progress import Outcome, Progress
 from pyanamo_core.model import Run
+from pyanamo_core.protocols import Ledger
+
+
+def next_run_id(ledger: Ledger, table: str) -> str:
+    """Id of the run that a chain begins next in a table: whoever sees the same runs there gives it the same id.
+
+    So two chains that begin a run in one moment begin one run.
+    """
+    ended = {run.run_id: run.ended is not None for run in ledger.runs()}
+    ids = (str(uuid5(NAMESPACE_URL, f"pyanamo:{table}/{number}")) for number in count(len(ended)))
+    return next(run_id for run_id in ids if not ended.get(run_id))
 
 
 class AwsTables:
@@ -48,9 +61,14 @@ def plainly(
     """
 
     def work(step: Step, opened: Opened, live: Run | None) -> Outcome:
-        run = live or driver.begin(opened.ledger, opened.version, opened.workflow, pilots=pilots)
+        ledger = opened.ledger
+        run = live or driver.begin_or_join(
+            ledger, opened.version, opened.workflow, run_id=next_run_id(ledger, step.table), pilots=pilots
+        )
         if on_begin is not None:
             on_begin(step, run)
+        if run.ended is not None:  # another chain has begun and ended it meanwhile
+            return Outcome(run, ledger.counts(), run.outcome, run.reason)
         return driver.carry_on(clients, opened.ledger, run, on_progress=on_progress)
 
     return work

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from pyanamo_core.chain import (
     StepStopped,
     StepUnknown,
 )
+from pyanamo_core.chain.running import next_run_id
 from pyanamo_core.fleet.progress import Outcome
 from pyanamo_core.model import Definition, Mode, State
 from pyanamo_core.revision import RevisionPinned
@@ -427,6 +430,51 @@ def test_a_chain_that_another_one_has_overtaken_ends_with_what_that_one_added():
     assert {look.state for look in looks} == {StepState.DONE}
     assert world.ran == []
     all_done(world)
+
+
+def test_chains_that_begin_a_run_in_one_moment_begin_one_run_and_the_others_look_on():
+    # Given chains that have all looked at a table of ended runs, and want other numbers of pilots
+    world = World()
+    ledger, workflow = world.ledger("Calls"), world.workflow("Calls")
+    version = ledger.add_workflow(workflow)
+    for _ in range(2):
+        ended = driver.begin_or_join(ledger, version, workflow, run_id=next_run_id(ledger, "Calls"), clock=world.clock)
+        ledger.end_run(ended.run_id, "completed")
+    together = threading.Barrier(8)
+
+    def begins(pilots: int) -> str:
+        run_id = next_run_id(ledger, "Calls")
+        together.wait()
+        return driver.begin_or_join(ledger, version, workflow, run_id=run_id, pilots=pilots, clock=world.clock).run_id
+
+    # When they begin
+    with ThreadPoolExecutor(8) as pool:
+        begun = set(pool.map(begins, range(1, 9)))
+    # Then there is one run, which all of them have
+    (live,) = ledger.live_runs()
+    assert begun == {live.run_id}
+    assert len(ledger.runs()) == 3
+
+
+def test_a_chain_that_comes_to_begin_a_run_that_another_one_has_ended_plans_anew():
+    # Given a chain that is about to begin a run of its gather, when another one brings all to its end
+    world = World()
+    overtaken: list[str] = []
+
+    def late(step, opened, live):
+        if step.name != "gather" or overtaken:
+            return world.work(step, opened, live)
+        overtaken.append(next_run_id(opened.ledger, step.table))
+        world.run()
+        run = driver.begin_or_join(opened.ledger, opened.version, opened.workflow, run_id=overtaken[0])
+        return Outcome(run, opened.ledger.counts(), run.outcome, run.reason)
+
+    # When it goes on
+    looks = world.chain().run(late)
+    # Then it begins no second run, and does nothing twice
+    assert {look.state for look in looks} == {StepState.DONE}
+    assert [run.run_id for run in world.tables["Calls-gather"].runs()] == overtaken
+    assert len(world.ran) == len(set(world.ran))
 
 
 def test_no_plan_is_written_and_no_item_moved_while_a_run_of_that_table_is_live():
