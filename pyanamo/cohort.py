@@ -58,6 +58,25 @@ class CopyDiffers(Surroundings):
     """{uri} came as something else than was put there ({bytes} bytes); nothing was kept of it."""
 
 
+def cohort_words(ledger: Ledger, table: str, command: str) -> str:
+    """`pyanamo cohort <command>` for the table of a cohort's call, gather or joint step; empty: for any other table.
+
+    A call's table is known by the section `cohort` of its workflow.
+    """
+    from pyanamo_core.errors import NotFound
+    from pyanamo_core.genomics.plans import VERIFY
+    from pyanamo_core.workflow import CohortSection
+
+    try:
+        workflow = ledger.workflow()[1]
+    except NotFound:
+        return ""
+    for step in ("-gather", "-joint"):
+        if workflow.verify == VERIFY and table.endswith(step):
+            return f"pyanamo cohort {command} --table {table.removesuffix(step)}"
+    return f"pyanamo cohort {command}" if workflow.cohort != CohortSection() else ""
+
+
 def results_place(workflow: Workflow, table: str, folder: str) -> str:
     """Where people find results: `<results>/<table>/results/<folder>`."""
     return f"{workflow.buckets.results}/{table}/results/{folder}"

@@ -119,14 +119,14 @@ def clean(
     dollars = price if price is not None else prices_of(context, None).s3_gb_month.dollars.middle
     asked = _Asked(context, work, orphans, loci_after_gather, local, older_than, dollars, whole)
     if dry_run:
-        return _told(asked.go(delete=False))
+        return _told(asked.go(delete=False), asked.command)
     if not yes:
         would = asked.go(delete=False)
         if not would.objects:
-            return _told(would)
+            return _told(would, asked.command)
         context.say("\n".join(_lines(would)))
         context.confirm(_question(would), yes=False)
-    return _told(asked.go(delete=True))
+    return _told(asked.go(delete=True), asked.command)
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,19 @@ class _Asked:
     older_than: float
     price: float
     whole: bool
+
+    @property
+    def command(self) -> str:
+        """The same command without --dry-run."""
+        flags = {
+            "--work": self.work,
+            "--orphans": self.orphans,
+            "--loci-after-gather": self.loci,
+            "--local": self.local,
+        }
+        words = ["pyanamo", "clean", *(name for name, given in flags.items() if given)]
+        words += ["--older-than", f"{self.older_than:g}"] if self.older_than else []
+        return " ".join([*words, *(["--whole"] if self.whole else [])])
 
     def go(self, *, delete: bool) -> Report:
         in_bucket = self.work or self.orphans or self.loci
@@ -308,12 +321,12 @@ def _question(would: Report) -> str:
     return f"Delete these {would.objects:,} objects{of}, {size(total)}"
 
 
-def _told(report: Report) -> Told:
+def _told(report: Report, command: str) -> Told:
     return Told(
         report,
         view=_view,
         quiet=[f"{one.objects} {one.bytes} {one.what}" for one in report.cleaned],
-        next="pyanamo clean … without --dry-run" if report.dry_run and report.objects else "",
+        next=command if report.dry_run and report.objects else "",
     )
 
 

@@ -343,7 +343,7 @@ def each(context: Context, move: str, items: Iterable[Item], do: Callable[[Item]
     # A listing is read to its end first: moves would change it under our feet.
     listed = list(items)
     if len(listed) == 1:
-        return moved_told(move, [_as_moved(move, do(listed[0]))], [])
+        return moved_told(context, move, [_as_moved(move, do(listed[0]))], [])
     moved: list[Moved] = []
     reasons: list[str] = []
 
@@ -369,19 +369,22 @@ def each(context: Context, move: str, items: Iterable[Item], do: Callable[[Item]
         raise SomeRefused(refused=len(reasons), total=len(listed), reasons="\n".join(reasons[:100]))
     for reason in reasons[:100]:
         context.say(f"refused:{reason}")
-    return moved_told(move, moved, reasons)
+    return moved_told(context, move, moved, reasons)
 
 
 def _as_moved(move: str, after: Item | Moved) -> Moved:
     return after if isinstance(after, Moved) else Moved(after.item_id, move, after.state, after.cancelled)
 
 
-def moved_told(move: str, moved: list[Moved], reasons: list[str]) -> Told:
+def moved_told(context: Context, move: str, moved: list[Moved], reasons: list[str]) -> Told:
+    from pyanamo.cohort import cohort_words
+
+    again = cohort_words(context.ledger, context.table_name, "run") or "pyanamo run"
     return Told(
         moved,
         view=_moved_view,
         quiet=[one.item_id for one in moved],
-        next="pyanamo status" if move == "cancel" else "pyanamo run",
+        next="pyanamo status" if move == "cancel" else again,
         exit_code=Refused.exit_code if reasons else 0,
     )
 

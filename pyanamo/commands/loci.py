@@ -43,6 +43,10 @@ class FastaUnreadable(BadInput):
     """{path} cannot be read as FASTA ({reason}). A compressed one must be packed with bgzip, not gzip; or give its .dict and --gaps."""
 
 
+class TargetsMissing(BadInput):
+    """{bed}: there is no such file. --bed names the targets, in BED format."""
+
+
 class OptionsUnfit(PyAnamoError):
     """{reason}"""
 
@@ -97,7 +101,7 @@ def plan(
     genome: GENOME = None,
     bed: Annotated[
         Path | None,
-        typer.Option("--bed", help="Targets (BED), e.g. an exome: nests are interval lists.", exists=True),
+        typer.Option("--bed", help="Targets (BED), e.g. an exome: nests are interval lists."),
     ] = None,
     scripts: Annotated[
         Path, typer.Option("--scripts", help="With --bed: the folder of task scripts; lists go to its folder targets.")
@@ -142,6 +146,8 @@ def plan(
         raise OptionsUnfit(reason="--time needs --learn: a table of an earlier run, or its exported results.")
     if size is not None and time is not None:
         raise OptionsUnfit(reason="Give either --size or --time.")
+    if bed is not None and not bed.is_file():
+        raise TargetsMissing(bed=bed)
     seconds = _seconds(time) if time else None
     source = _source(reference, genome, gaps)
     names = list(source.dictionary) if every and not contig else contig

@@ -180,6 +180,7 @@ def verify(
     ] = False,
 ) -> Told:
     """Compare every output with what was recorded of it: is it there, as big, with the same SHA-256?"""
+    from pyanamo.cohort import cohort_words
     from pyanamo_core.report.clean_loci import cleaned
 
     checked: Counter[str] = Counter()
@@ -191,6 +192,7 @@ def verify(
     with Bar(context, "verify", unit="outputs") as bar:
         for line, problem in _checked(lines(read_results(context, items, state), suffix), check):
             checked["outputs"] += 1
+            checked["gvcfs"] += line.uri.endswith(".g.vcf.gz")
             checked["bytes"] += line.bytes
             checked["without a checksum"] += not line.sha256
             if problem.endswith(ABSENT) and meant(line.item, line.nest, line.attempt, line.uri):
@@ -214,7 +216,8 @@ def verify(
         },
         view=_verified,
         quiet=[str(checked["outputs"])],
-        next="pyanamo gather",
+        next=cohort_words(context.ledger, context.table_name, "status")
+        or ("pyanamo gather" if checked["gvcfs"] else "pyanamo results manifest manifest.tsv"),
     )
 
 

@@ -157,6 +157,7 @@ def import_(
 
     An item that is edited begins from nothing. Where nests of it are done, --update asks first.
     """
+    from pyanamo.cohort import cohort_words
     from pyanamo_core.importer import import_sheet
 
     found = read_sheet(sheet, delimiter=sign_of(delimiter), nested_delimiter=sign_of(nested_delimiter) or ",")
@@ -180,7 +181,9 @@ def import_(
         report,
         view=import_view,
         quiet=[conflict.item_id for conflict in report.shown_conflicts],
-        next="pyanamo items list" if report.conflicts else "pyanamo run",
+        next="pyanamo items list"
+        if report.conflicts
+        else cohort_words(opened.ledger, context.table_name, "run") or "pyanamo run",
         exit_code=Refused.exit_code if report.conflicts else 0,
     )
 
