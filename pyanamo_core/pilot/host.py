@@ -71,7 +71,8 @@ def keeps_its_machine(*, batch_job: str, queue: str, on_demand_queue: str, lifec
     if not batch_job or lifecycle == "on-demand":
         return True
     named = on_demand_queue.rpartition("/")[2]
-    return bool(named) and named == queue.rpartition("/")[2] and lifecycle != "spot"
+    # The workflow's word goes before the instance's: what is for that queue only must not wait there for ever.
+    return bool(named) and named == queue.rpartition("/")[2]
 
 
 def own_version() -> str:

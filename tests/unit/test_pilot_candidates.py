@@ -210,7 +210,7 @@ def test_a_pilot_that_keeps_its_machine_takes_what_is_for_such_pilots_first_and_
         ("job", "X_Queue", "on-demand", True),  # the workflow's queue is on demand as a whole
         ("job", "X_OnDemandQueue", "", True),
         ("job", "arn:aws:batch:us-east-1:1:job-queue/X_OnDemandQueue", "on-demand", True),
-        ("job", "X_OnDemandQueue", "spot", False),  # what the instance says goes before a queue's name
+        ("job", "X_OnDemandQueue", "spot", True),  # the workflow's word for its queue goes before the instance's
     ],
 )
 def test_who_keeps_its_machine(batch_job: str, queue: str, lifecycle: str, keeps: bool) -> None:
